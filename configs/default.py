@@ -1,0 +1,59 @@
+"""Every field of a run with its default: the seed's own where the seed has one. Other configs override these."""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Returns the config of one run; `--config.FIELD=VALUE` overrides a field."""
+    c = config_dict.ConfigDict()
+
+    # Data.
+    c.data_name = 'glyphs'  # car, cub, sop, isc, folder or glyphs
+    c.data_dir = 'data'  # where the user's copy lies: in this folder or in its subfolder <data_name>
+    c.prepared_dir = '~/.cache/sreml_jax'  # where the prepared copy of a dataset is kept
+    c.crop_type = 'uncropped'  # 'cropped' cuts out the bounding box (car and cub have one)
+    c.image_size = 256  # pixels; both sides, as the seed resizes
+    c.mean = ()  # RGB mean, three numbers in 0..1; () measures it on the training images
+    c.std = ()  # RGB standard deviation, likewise
+    c.train_fraction = 0.5  # folder without train/ and test/: the share of its sorted classes to train on
+    c.max_images_per_class = 0  # at most so many images of a class an epoch, drawn anew each epoch; 0: all
+    c.skip_unreadable = False  # leave unreadable images out, with a warning
+    c.allow_missing = False  # go on where listed images are missing, and say so in every table
+    c.download = False  # fetch cub or sop from its official address
+    c.cache = 'auto'  # decoded images in memory: 'auto' (where they fit), 'on', 'off'
+
+    # Model.
+    c.model_type = 'resnet18'  # resnet18, resnet34, resnet50 or resnext50_32x4d
+    c.ensemble_size = 48  # members
+    c.meta_class_size = 12  # meta classes of each member
+    c.width = 64  # channels of the stem; 64 is torchvision's
+    c.stem = 'imagenet'  # 'imagenet': 7x7/2 and max-pool; 'small': 3x3/1, for images under 100 pixels
+
+    # Learning.
+    c.batch_size = 12
+    c.num_epochs = 20
+    c.learning_rate = 1e-4
+    # The seed says only "Adam with learning rate scheduling"; the step schedule's values are those of the
+    # same authors' DREML code. 'cosine' falls to 0 over the run, 'constant' stays.
+    c.schedule = 'step'
+    c.schedule_steps = (0.5, 0.7)  # 'step': the shares of the epochs after which the rate is ...
+    c.schedule_factor = 0.1  # ... multiplied by this
+    c.warmup_epochs = 0.0  # linear from 0, before any schedule
+    c.seed = 0
+
+    # Evaluation.
+    c.recalls = (1, 2, 4, 8, 10, 20, 30, 40, 50, 100, 1000)  # the K of Recall@K
+    c.eval_batch_size = 64
+
+    # Machine.
+    c.gpu_ids = ()  # local devices to use; () takes all
+    c.mesh = ()  # (data, member) devices; () puts all on the member axis
+    c.dtype = 'auto'  # of the computation: 'float32', 'bfloat16'; 'auto' is bfloat16 on a GPU
+    c.member_conv = 'auto'  # how a member's convolutions run; see sreml_jax/model/member_conv.py
+    c.compilation_cache = '~/.cache/sreml_jax/xla'  # compiled programs are kept here; '' keeps none
+
+    # Checkpoints.
+    c.checkpoint_minutes = 10.0  # save this often, and at the end of every epoch
+    c.checkpoints_kept = 2  # the newest so many
+    c.log_every = 10  # steps between two lines of metrics.jsonl
+    return c

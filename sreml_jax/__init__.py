@@ -1,0 +1,1 @@
+"""SREML: Squeezed Randomized Ensembles for Metric Learning, in JAX/Flax."""

@@ -1,0 +1,17 @@
+"""The one exception that a user's mistake raises."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake of the user's, said in one sentence: what was wrong, where, what to do.
+
+    `main` prints it without a traceback and exits with code 2.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns ' (did you mean a, b?)' for the names nearest to `word`, or '' where none is near."""
+    close = difflib.get_close_matches(str(word), [str(k) for k in known])
+    return f' (did you mean {", ".join(close)}?)' if close else ''
