@@ -1,0 +1,94 @@
+"""Embeddings cut into blocks of one shape, so that no more than a few lie on a device at a time."""
+
+import collections
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_CPU_ROWS, _ACCELERATOR_ROWS = 1024, 2048  # of a block at most; measured by launch/bench_recall.py
+_BLOCK_BYTES = 2**27  # of a block at most
+_HELD_BYTES = 2**28  # embeddings up to this size are held on a CPU in whole; an accelerator holds any
+
+
+class Blocks:
+    """The rows of `x`, in `order`, in blocks of `rows` rows; the last block is filled up with NaN.
+
+    NaN is as similar as nothing is: every comparison with it is false, so that filling is never counted.
+
+    Attributes:
+      order: int64 [n]; row i of the blocks is x[order[i]].
+      rows: of each block.
+      number: of blocks.
+    """
+
+    def __init__(self, x: np.ndarray, order: np.ndarray, rows: int, devices: Sequence[jax.Device]):
+        self.order, self.rows = order, rows
+        self.number = -(-len(order) // rows)
+        self._x = x
+        self._in_order = bool(np.all(order == np.arange(len(order))))
+        hold = devices[0].platform != 'cpu' or x.nbytes <= _HELD_BYTES
+        # Else the block of the outer loop and that of the inner one stay.
+        self.load = functools.lru_cache(None if hold else 2 * len(devices))(self._load)
+
+    def _load(self, i: int, device: jax.Device) -> jax.Array:
+        """Returns block i, [rows, d], on the device; on a CPU rows that lie in order are not copied."""
+        chosen = self.slice(i)
+        block = self._x[chosen] if self._in_order else self._x[self.order[chosen]]
+        if missing := self.rows - len(block):
+            block = np.concatenate([block, np.full((missing, block.shape[1]), np.nan, block.dtype)])
+        return jax.device_put(block, device)
+
+    def slice(self, i: int) -> slice:
+        """Returns which positions of `order` block i holds."""
+        return slice(i * self.rows, min((i + 1) * self.rows, len(self.order)))
+
+    def cut(self, values: np.ndarray, fill: float) -> np.ndarray:
+        """Returns `values` [n], which are in `order`, as [number, rows], filled up with `fill`."""
+        filled = np.full(self.number * self.rows, fill, values.dtype)
+        filled[: len(values)] = values
+        return filled.reshape(self.number, self.rows)
+
+
+def rows_of_block(lengths: Sequence[int], width: int, itemsize: int, devices: Sequence[jax.Device]) -> int:
+    """Returns how many rows a block should have: a multiple of 16 that fills the longest length well."""
+    most = _CPU_ROWS if devices[0].platform == 'cpu' else _ACCELERATOR_ROWS
+    most = max(16, min(most, _BLOCK_BYTES // (width * itemsize)))
+    longest = max(*lengths, 1)
+    even = -(-longest // -(-longest // most))
+    return -(-even // 16) * 16
+
+
+def similarities(query: jax.Array, gallery: jax.Array) -> jax.Array:
+    """Returns all dot products of [q, d] and [g, d] as float32 [q, g].
+
+    In full float32 on every device (no TF32). Each product is summed in the same order wherever its rows lie
+    in their blocks, so that equal embeddings are exactly equally similar; tests/test_recall.py checks it.
+    """
+    return lax.dot_general(
+        query.astype(jnp.float32),
+        gallery.astype(jnp.float32),
+        (((1,), (1,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def spread(
+    jobs: Iterable[tuple[int, int]], devices: Sequence[jax.Device], run: Callable
+) -> Iterator[tuple[int, int, object]]:
+    """Runs run(i, j, device) for all jobs (i, j), on each device in turn; yields (i, j, result on the host).
+
+    Two jobs a device are under way at a time: none waits for the host, and memory stays bounded.
+    """
+    under_way = collections.deque()
+    for (i, j), device in zip(jobs, itertools.cycle(devices), strict=False):
+        under_way.append((i, j, run(i, j, device)))
+        if len(under_way) > 2 * len(devices):
+            i, j, result = under_way.popleft()
+            yield i, j, jax.device_get(result)
+    for i, j, result in under_way:
+        yield i, j, jax.device_get(result)

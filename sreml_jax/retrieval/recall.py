@@ -1,0 +1,154 @@
+"""The rank of each query's best correct match, exact; Recall@K for every K follows from it."""
+
+import functools
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spread
+
+NO_MATCH = -1  # the rank of a query without a correct match in the gallery
+NEVER = np.iinfo(np.int32).max  # the rank of a query that NaN keeps from ever finding one
+
+
+def ranks(
+    query: np.ndarray,
+    gallery: np.ndarray,
+    query_labels: np.ndarray,
+    gallery_labels: np.ndarray,
+    *,
+    same: bool,
+    devices: Sequence[jax.Device] | None = None,
+    chunk: int | None = None,
+) -> np.ndarray:
+    """Counts the wrong gallery items that are at least as similar as each query's best correct match.
+
+    Queries and gallery are put in the order of their classes. Then a query's correct matches lie in few
+    blocks: a first pass over those finds the similarity of the best match, a second one over all blocks
+    counts. No similarities are sorted, or kept; where query and gallery are the same, each pair is computed
+    once and counted for both. Ties count against the query.
+
+    Args:
+      query: float32 or bfloat16 [queries, d]; rows of unit length, so that the dot product is the cosine;
+        may be memory-mapped (on a CPU, where it lies in the order of its classes, it is not copied).
+      gallery: likewise [images, d].
+      query_labels: int [queries].
+      gallery_labels: int [images].
+      same: query is gallery, and each query itself is left out of it, by index.
+      devices: that share the blocks; all local ones where not given.
+      chunk: rows of a block; chosen by device and size where not given.
+
+    Returns:
+      int32 [queries]: 0 where a correct item comes first; NO_MATCH where the gallery holds no correct match;
+      NEVER where the query, or each of its correct matches, has a NaN.
+
+    Raises:
+      ValueError: embeddings and labels that do not fit each other.
+    """
+    query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
+    _check(query, gallery, query_labels, gallery_labels, same)
+    if not len(query) or not len(gallery):
+        return np.full(len(query), NO_MATCH, np.int32)
+    devices = devices or jax.local_devices()
+    classes, labels = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
+    query_labels, gallery_labels = np.split(labels.astype(np.int32), [len(query)])
+    matches = np.bincount(gallery_labels, minlength=len(classes))[query_labels] - same
+
+    size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize, devices)
+    rows = Blocks(query, np.argsort(query_labels, kind='stable'), size, devices)
+    row_labels = rows.cut(query_labels[rows.order], -1)
+    if same:
+        columns, column_labels = rows, row_labels
+    else:
+        columns = Blocks(gallery, np.argsort(gallery_labels, kind='stable'), size, devices)
+        column_labels = columns.cut(gallery_labels[columns.order], -1)
+
+    pairs = [(i, j) for i in range(rows.number) for j in range(i if same else 0, columns.number)]
+    # Labels ascend, so that two blocks share a class if and only if the ranges of their labels meet.
+    first, last = row_labels[:, 0], row_labels.max(1)
+    column_first, column_last = column_labels[:, 0], column_labels.max(1)
+    meeting = [(i, j) for i, j in pairs if first[i] <= column_last[j] and column_first[j] <= last[i]]
+
+    best = np.full(row_labels.shape, -np.inf, np.float32)
+
+    def find(i: int, j: int, device: jax.Device):
+        return _best(
+            rows.load(i, device),
+            columns.load(j, device),
+            row_labels[i],
+            column_labels[j],
+            same and i == j,
+            same,
+        )
+
+    for i, j, (of_rows, of_columns) in spread(meeting, devices, find):
+        best[i] = np.maximum(best[i], of_rows)
+        if same and i != j:
+            best[j] = np.maximum(best[j], of_columns)
+
+    before = np.zeros(row_labels.shape, np.int32)
+
+    def count(i: int, j: int, device: jax.Device):
+        best_of_columns = best[j] if same else None
+        return _before(
+            rows.load(i, device),
+            columns.load(j, device),
+            row_labels[i],
+            column_labels[j],
+            best[i],
+            best_of_columns,
+        )
+
+    for i, j, (of_rows, of_columns) in spread(pairs, devices, count):
+        before[i] += of_rows
+        if same and i != j:
+            before[j] += of_columns
+
+    result = np.empty(len(query), np.int32)
+    result[rows.order] = np.where(best == -np.inf, NEVER, before).reshape(-1)[: len(query)]
+    result[matches == 0] = NO_MATCH
+    return result
+
+
+def recall_at(ranks: np.ndarray, ks: Iterable[int]) -> dict[int, float]:
+    """Computes Recall@K: the fraction of all queries with a correct match among their first K, for each K.
+
+    Args:
+      ranks: int [queries], as of `ranks`. Queries without a match count as misses.
+      ks: each at least 1; may exceed the gallery.
+    """
+    return {int(k): float(np.mean((ranks >= 0) & (ranks < k))) for k in ks}
+
+
+def _check(query, gallery, query_labels, gallery_labels, same) -> None:
+    """Stops on shapes that do not fit each other."""
+    if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
+        raise ValueError(f'embeddings must be [n, d] with one d, not {query.shape} and {gallery.shape}')
+    if query_labels.shape != query.shape[:1] or gallery_labels.shape != gallery.shape[:1]:
+        labels = f'{query_labels.shape} and {gallery_labels.shape}'
+        raise ValueError(f'one label a row: labels {labels}, embeddings {query.shape} and {gallery.shape}')
+    if same and query.shape != gallery.shape:
+        raise ValueError(f'same=True, but {len(query)} queries and {len(gallery)} gallery images')
+
+
+@functools.partial(jax.jit, static_argnames='both')
+def _best(query, gallery, query_labels, gallery_labels, diagonal, both):
+    """Returns each row's, and if `both` each column's, greatest similarity to a correct match; or -inf."""
+    s = similarities(query, gallery)
+    match = query_labels[:, None] == gallery_labels[None]
+    match &= ~(diagonal & jnp.eye(*s.shape, dtype=bool))
+    s = jnp.where(match & ~jnp.isnan(s), s, -jnp.inf)
+    return s.max(1), s.max(0) if both else None
+
+
+@jax.jit
+def _before(query, gallery, query_labels, gallery_labels, best_of_rows, best_of_columns):
+    """Counts for each row, and where asked each column, the wrong items at least as similar as its best."""
+    s = similarities(query, gallery)
+    wrong = query_labels[:, None] != gallery_labels[None]
+    of_rows = jnp.sum(wrong & (s >= best_of_rows[:, None]), 1, dtype=jnp.int32)
+    if best_of_columns is None:
+        return of_rows, None
+    return of_rows, jnp.sum(wrong & (s >= best_of_columns[None]), 0, dtype=jnp.int32)
