@@ -6,14 +6,13 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import itertools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,22 +22,21 @@ from ml_collections import ConfigDict
 from sreml_jax.data import decode
 from sreml_jax.errors import UserError
 
-_SHOWN = 20  # at most so many bad files are named in a message
-_In, _Out = TypeVar('_In'), TypeVar('_Out')
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
 
 
 class Example(NamedTuple):
     """One image of a split.
 
     Attributes:
-      path: of the file; only a name where the builder draws its images itself.
+      path: of the file.
       label: name of the class.
-      box: left, top, right, bottom in pixels, right and bottom exclusive; None where the dataset has no boxes.
+      box: around the object; None where the dataset has no boxes.
     """
 
     path: Path
     label: str
-    box: tuple[int, int, int, int] | None = None
+    box: Box | None = None
 
 
 class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
@@ -46,6 +44,11 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
     A prepared copy belongs to one state of the source: its folder is named after a hash of the listing (names,
     sizes, times, labels, boxes), so that a source that changed is prepared anew and any other is found at once.
+
+    `info.metadata` holds what later runs need, so that they read no record to get it: 'classes' (their names, by
+    label), 'labels' (split -> label of each record), 'mean' and 'std' (RGB in 0..1 of the training images, each
+    counting the same whatever its size), 'width', 'height' and 'bytes' (split -> sum over its images), 'boxes'
+    (whether there are any), 'notes' (what tables must say), 'unreadable' (what is wrong with each file left out).
 
     Args:
       source: folder in which the user's copy lies.
@@ -77,18 +80,8 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         """
 
     def encoded(self, example: Example) -> bytes:
-        """Returns the picture's file as it is found."""
+        """Returns the picture's file as found; a builder that draws its images overrides this."""
         return example.path.read_bytes()
-
-    @functools.cached_property
-    def examples(self) -> dict[str, list[Example]]:
-        """The images that are there, by split."""
-        return self._listing[0]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What every table of results must say of this copy of the data."""
-        return tuple(self.info.metadata['notes'])
 
     def fingerprint(self) -> str:
         """Returns the name of this state of the source."""
@@ -96,28 +89,191 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
     @functools.cached_property
     def _listing(self) -> tuple[dict[str, list[Example]], str, int]:
-        """(examples by split, their hash, number of missing images)."""
-        found = self.find_examples(self.source)
+        """(the examples that are there, by split; hash of them; number of missing ones)."""
         digest = hashlib.sha256(f'{self.source} {self.VERSION}'.encode())
+        there: dict[str, list[Example]] = {}
         missing = []
-        for split, examples in found.items():
-            digest.update(f'{split}\n'.encode())
-            for i, example in enumerate(examples):
+        for split, examples in self.find_examples(self.source).items():
+            there[split] = []
+            for example in examples:
                 try:
                     state = os.stat(example.path)
                 except FileNotFoundError:
-                    missing.append(example.path)
-                    examples[i] = None
+                    missing.append(self._file_name(example))
                     continue
-                line = (*example, state.st_size, state.st_mtime_ns)
-                digest.update(f'{line}\n'.encode())
-            found[split] = [example for example in examples if example]
+                there[split].append(example)
+                line = f'{split} {example.path} {example[1:]} {state.st_size} {state.st_mtime_ns}\n'
+                digest.update(line.encode(errors='surrogateescape'))
         if missing and not self.options.allow_missing:
             raise UserError(
-                f'{self.name}: {len(missing):,} of the listed images are missing from {self.source}, the first '
-                f'{_named(missing)}; complete the copy, or pass --config.allow_missing=True to go on without them.'
+                f'{self.name}: {len(missing):,} of the listed images are missing from {self.source} '
+                f'({_shown(missing)}); complete the copy, or pass --config.allow_missing=True to go on without them.'
             )
-        for split, examples in found.items():
+        for split, examples in there.items():
             if not examples:
-                raise UserError(f'{self.name}: no images for {split} in {self.source}.')
-        return found, digest.hexdigest()[:16], len(missing)
+                raise UserError(f'{self.name}: no image of the {split} split lies in {self.source}.')
+        return there, digest.hexdigest()[:16], len(missing)
+
+    def prepare(self) -> None:
+        """Decodes every image once and writes the records, unless this state of the source has them already.
+
+        Another process that is at it is waited for. What a killed one left behind is removed; the finished
+        copy appears under its name all at once.
+
+        Raises:
+          UserError: some images are unreadable and `skip_unreadable` is off, or `prepared_dir` can't be written.
+        """
+        if not self.data_path.exists():
+            try:
+                self.data_path.parent.mkdir(parents=True, exist_ok=True)
+                with _locked(self.data_path.parent / 'lock'):
+                    for left in self.data_path.parent.glob('incomplete.*'):
+                        shutil.rmtree(left)
+                    tfds.disable_progress_bar()  # ours counts all splits together
+                    self.download_and_prepare()
+            except OSError as error:
+                raise UserError(f'{self.name} cannot be prepared in {self.options.prepared_dir}: {error}') from error
+            self.info.read_from_directory(self.data_dir)
+        unreadable = self.info.metadata['unreadable']
+        if unreadable and not self.options.skip_unreadable:
+            raise self._unreadable_error(unreadable)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f'{self.name}: training classes, and the classes to retrieve.',
+            features=tfds.features.FeaturesDict(
+                {
+                    'image': tfds.features.Image(),  # the file as found
+                    'plain': np.bool_,  # see decode.open_picture
+                    'label': np.int64,  # index into metadata['classes']
+                    'box': tfds.features.Tensor(shape=(4,), dtype=np.int32),  # clipped; the whole where none
+                    'file_name': tfds.features.Text(),
+                }
+            ),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        splits, _, missing = self._listing
+        every = [example for examples in splits.values() for example in examples]
+        trained = {example.label for example in splits['train']}
+        tested = {e.label for split, examples in splits.items() if split != 'train' for e in examples}
+        self.info.metadata.update(
+            classes=list(dict.fromkeys(example.label for example in every)),
+            labels={split: [] for split in splits},
+            boxes=every[0].box is not None,
+            notes=[f'{missing:,} listed images are missing'] if missing else [],
+            unreadable=[],
+            **{total: dict.fromkeys(splits, 0) for total in ('width', 'height', 'bytes')},
+        )
+        if both := len(trained & tested):
+            self.info.metadata['notes'].append(f'{both:,} test classes are training classes too')
+        progress = tqdm.tqdm(total=len(every), desc=f'preparing {self.name}', unit=' images', disable=None)
+        return {split: self._generate_examples(split, examples, progress) for split, examples in splits.items()}
+
+    def _generate_examples(self, split: str, examples: list[Example], progress: tqdm.tqdm) -> Iterator:
+        metadata = self.info.metadata
+        index = {name: i for i, name in enumerate(metadata['classes'])}
+        moments, number = np.zeros((2, 3)), 0
+        for example, (picture, error) in zip(examples, _in_threads(self._decode, examples), strict=True):
+            progress.update()
+            if error:
+                metadata['unreadable'].append(error)
+                continue
+            metadata['labels'][split].append(index[example.label])
+            metadata['width'][split] += picture.pop('width')
+            metadata['height'][split] += picture.pop('height')
+            metadata['bytes'][split] += len(picture['image'])
+            moments += picture.pop('moments')
+            yield number, {**picture, 'label': index[example.label]}
+            number += 1
+        if split == 'train' and number:
+            mean, square = moments / number
+            metadata.update(mean=mean.tolist(), std=np.sqrt(np.maximum(square - mean**2, 0)).tolist())
+        if split == list(metadata['labels'])[-1]:
+            progress.close()
+            self._judge_unreadable()
+
+    def _decode(self, example: Example) -> tuple[dict[str, Any], str]:
+        """(record and measures of a picture, '') or ({}, what is wrong with it)."""
+        name = self._file_name(example)
+        try:
+            encoded = self.encoded(example)
+            picture, plain = decode.open_picture(encoded, name)
+        except OSError as error:
+            return {}, f'{name}: {error.strerror}'
+        except UserError as error:
+            return {}, str(error)
+        width, height = picture.size
+        levels = np.arange(256) / 255
+        shares = np.reshape(picture.histogram(), (3, 256)) / (width * height)
+        return {
+            'image': encoded,
+            'plain': plain,
+            'box': clipped(example.box or (0, 0, width, height), width, height),
+            'file_name': name,
+            'width': width,
+            'height': height,
+            'moments': np.stack([shares @ levels, shares @ levels**2]),
+        }, ''
+
+    def _judge_unreadable(self) -> None:
+        """Once every image was tried: stops the preparation, or notes what is left out."""
+        metadata = self.info.metadata
+        unreadable = metadata['unreadable']
+        if not unreadable:
+            return
+        empty = [split for split, labels in metadata['labels'].items() if not labels]
+        if empty or not self.options.skip_unreadable:
+            raise self._unreadable_error(unreadable)
+        metadata['notes'].append(f'{len(unreadable):,} unreadable images are left out')
+        logging.warning('%s: %d unreadable images are left out: %s', self.name, len(unreadable), _shown(unreadable))
+
+    def _unreadable_error(self, unreadable: Sequence[str]) -> UserError:
+        return UserError(
+            f'{self.name}: {len(unreadable):,} unreadable images in {self.source} ({_shown(unreadable)}); repair or '
+            'remove them, or pass --config.skip_unreadable=True to leave them out.'
+        )
+
+    def _file_name(self, example: Example) -> str:
+        path = example.path
+        return str(path.relative_to(self.source) if path.is_relative_to(self.source) else path)
+
+
+def clipped(box: Box, width: int, height: int) -> Box:
+    """Returns the part of `box` inside a picture of width x height pixels; the nearest pixel where there is none."""
+    left, top, right, bottom = box
+    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+    return left, top, min(max(right, left + 1), width), min(max(bottom, top + 1), height)
+
+
+def _in_threads(function, items: Sequence) -> Iterator:
+    """Yields function(item) in order, a few items ahead of the reader on every core."""
+    threads = os.cpu_count() or 1
+    with futures.ThreadPoolExecutor(threads) as pool:
+        ahead = collections.deque()
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 4 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock of `path`, which the system gives back when its holder ends, however that ends."""
+    with path.open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.warning('Another process prepares %s; waiting for it.', path.parent)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _shown(names: Sequence[str], most: int = 20) -> str:
+    more = f'; and {len(names) - most:,} more' if len(names) > most else ''
+    return '; '.join(names[:most]) + more
