@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -59,6 +59,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version('1.0.0')
+    url_infos: ClassVar[dict] = {}  # else TFDS looks for a file of checksums beside the package
 
     def __init__(self, source: Path, config: ConfigDict):
         self.source = Path(source).expanduser().resolve()
