@@ -1,0 +1,119 @@
+"""What an evaluation tells: the Recall@K table in the seed's layout, and results.json."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from sreml_jax.retrieval.recall import NO_MATCH, recall_at
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Recall of one embedding on one dataset.
+
+    Attributes:
+      dataset: its name.
+      crop: 'uncropped' or 'cropped'.
+      embedding: what made the embedding, as the column's head: 'resnet18 x 48', 'raw pixels'.
+      same: each image queries all the others; else queries and gallery are two splits.
+      queries, gallery: their images.
+      classes: of the queries.
+      unmatched: queries without a correct match in the gallery; each is a miss.
+      recall: K -> fraction of the queries, 0..1.
+      notes: what must be said of this copy of the data.
+    """
+
+    dataset: str
+    crop: str
+    embedding: str
+    same: bool
+    queries: int
+    gallery: int
+    classes: int
+    unmatched: int
+    recall: dict[int, float]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        ranks: np.ndarray,
+        ks: Iterable[int],
+        *,
+        dataset: str,
+        crop: str,
+        embedding: str,
+        same: bool,
+        query_labels: np.ndarray,
+        gallery_labels: np.ndarray,
+        notes: Iterable[str] = (),
+    ) -> 'Result':
+        """Sums up int [queries] ranks, as of `recall.ranks`."""
+        return cls(
+            dataset=dataset,
+            crop=crop,
+            embedding=embedding,
+            same=same,
+            queries=len(query_labels),
+            gallery=len(gallery_labels),
+            classes=len(np.unique(query_labels)),
+            unmatched=int((ranks == NO_MATCH).sum()),
+            recall=recall_at(ranks, ks),
+            notes=tuple(notes),
+        )
+
+    @property
+    def protocol(self) -> str:
+        """'self-retrieval' or 'query/gallery'."""
+        return 'self-retrieval' if self.same else 'query/gallery'
+
+    @property
+    def heading(self) -> tuple[str, ...]:
+        """Lines that say what was measured."""
+        if self.same:
+            images = f'each of {self.queries:,} images against the {self.gallery - 1:,} others'
+        else:
+            images = f'{self.queries:,} queries against a gallery of {self.gallery:,} images'
+        lines = [f'{self.dataset}, {self.crop}, {self.protocol}: {images}; {self.classes:,} classes']
+        if self.unmatched:
+            lines.append(f'queries without a match, counted as misses: {self.unmatched:,}')
+        return (*lines, *(f'note: {note}' for note in self.notes))
+
+
+def recall_table(*results: Result) -> str:
+    """Returns the Recall@K table: a column a result, a row a K, under what each dataset is.
+
+    The layout is the seed's: rows R@1, R@2, ..., percentages with two decimals.
+    """
+    heads = [[r.dataset + (' (Crop)' if r.crop == 'cropped' else ''), r.embedding] for r in results]
+    rows = [('Dataset', *(h[0] for h in heads)), ('Backbone', *(h[1] for h in heads))]
+    for k in dict.fromkeys(k for r in results for k in r.recall):
+        cells = (f'{100 * r.recall[k]:.2f}%' if k in r.recall else '/' for r in results)
+        rows.append((f'R@{k}', *cells))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        '  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    lines.insert(2, '-' * len(lines[0]))
+    headings = dict.fromkeys(line for r in results for line in r.heading)
+    return '\n'.join([*headings, '', *lines])
+
+
+def write_results(path: Path, result: Result, **more: object) -> None:
+    """Writes results.json: the recalls as fractions by K, the protocol and its counts.
+
+    Args:
+      path: of the file; whoever reads it meanwhile finds the old one or the new one, whole.
+      result: the model's.
+      **more: further entries that JSON can hold: the step, the members, the raw pixels' recall, ...
+    """
+    entries = dataclasses.asdict(result) | {'protocol': result.protocol} | more
+    del entries['same']
+    recall = {str(k): v for k, v in entries.pop('recall').items()}
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(json.dumps({'recall': recall, **entries}, indent=2) + '\n')
+    temporary.replace(path)
