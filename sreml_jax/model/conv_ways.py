@@ -1,0 +1,171 @@
+"""Ways to run one convolution of every member: arrays carry a leading member axis, geometry is static.
+
+A way is three functions, `forward(x, w, g)`, `input_gradient(dy, w, x, g)` and
+`kernel_gradient(x, dy, w, g)`;
+x is [members, images, height, width, channels], or lacks the first axis where all members read the same
+images (the trunk's output); w is [members, kh, kw, channels / groups, features]. A gradient for shared
+images is the sum over members.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+
+_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+
+
+class Geometry(NamedTuple):
+    """What a convolution is, but for the shapes of its operands."""
+
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    groups: int
+    precision: object = None
+
+    def output_size(self, height: int, width: int, kernel: tuple[int, int]) -> tuple[int, int]:
+        """Returns the height and width of the output."""
+        sizes = zip((height, width), kernel, self.strides, self.padding, strict=True)
+        return tuple((size + sum(pad) - k) // stride + 1 for size, k, stride, pad in sizes)
+
+
+class Way(NamedTuple):
+    """The three products of one way; see the module's docstring for their arguments."""
+
+    forward: Callable
+    input_gradient: Callable
+    kernel_gradient: Callable
+
+
+def plain(x: jax.Array, w: jax.Array, g: Geometry) -> jax.Array:
+    """The convolution of one member, as XLA runs it."""
+    return lax.conv_general_dilated(
+        x, w, g.strides, g.padding,
+        dimension_numbers=_DIMENSIONS, feature_group_count=g.groups, precision=g.precision,
+    )  # fmt: skip
+
+
+def _is_shared(x: jax.Array) -> bool:
+    return x.ndim == 4
+
+
+def _plain_input_gradient(dy, w, x, g):
+    return jax.linear_transpose(lambda x: plain(x, w, g), x)(dy)[0]
+
+
+def _plain_kernel_gradient(x, dy, w, g):
+    return jax.linear_transpose(lambda w: plain(x, w, g), w)(dy)[0]
+
+
+# Grouped: plain vmap. XLA sees one grouped convolution, or, where the images are shared, one
+# convolution with members x features outputs.
+
+
+def _grouped(x, w, g):
+    return jax.vmap(lambda x, w: plain(x, w, g), (None if _is_shared(x) else 0, 0))(x, w)
+
+
+def _grouped_input_gradient(dy, w, x, g):
+    return jax.linear_transpose(lambda x: _grouped(x, w, g), x)(dy)[0]
+
+
+def _grouped_kernel_gradient(x, dy, w, g):
+    return jax.linear_transpose(lambda w: _grouped(x, w, g), w)(dy)[0]
+
+
+# Unrolled: one convolution a member.
+
+
+def _member(x, m):
+    return x if _is_shared(x) else x[m]
+
+
+def _unrolled(x, w, g):
+    return jnp.stack([plain(_member(x, m), w[m], g) for m in range(len(w))])
+
+
+def _unrolled_input_gradient(dy, w, x, g):
+    each = [_plain_input_gradient(dy[m], w[m], _member(x, m), g) for m in range(len(w))]
+    return functools.reduce(jnp.add, each) if _is_shared(x) else jnp.stack(each)
+
+
+def _unrolled_kernel_gradient(x, dy, w, g):
+    return jnp.stack([_plain_kernel_gradient(_member(x, m), dy[m], w[m], g) for m in range(len(w))])
+
+
+# Matmul: patches times kernels, batched over members and groups.
+
+
+def _patches(x, kernel, g):
+    """[..., images, height, width, channels] -> [..., pixels of the output, kh * kw, channels]."""
+    *lead, height, width, channels = x.shape
+    out = g.output_size(height, width, kernel)
+    x = lax.pad(
+        x, jnp.zeros((), x.dtype), [*((0, 0, 0),) * len(lead), *((*p, 0) for p in g.padding), (0, 0, 0)]
+    )
+    taps = []
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            (sh, sw), last = g.strides, (out[0] - 1, out[1] - 1)
+            taps.append(x[..., i : i + last[0] * sh + 1 : sh, j : j + last[1] * sw + 1 : sw, :])
+    return jnp.stack(taps, -2).reshape(*lead[:-1], lead[-1] * out[0] * out[1], len(taps), channels)
+
+
+def _fold(d, x, kernel, g):
+    """The transpose of `_patches`: sums [..., pixels, kh * kw, channels] into the shape of x."""
+    *lead, height, width, channels = x.shape
+    out = g.output_size(height, width, kernel)
+    d = d.reshape(*lead, *out, kernel[0] * kernel[1], channels)
+    total = jnp.zeros((), d.dtype)
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            edges = []
+            for size, n, stride, tap, (low, _) in zip(
+                (height, width), out, g.strides, (i, j), g.padding, strict=True
+            ):
+                start = tap - low
+                edges.append((start, size - 1 - start - (n - 1) * stride, stride - 1))
+            tap = d[..., i * kernel[1] + j, :]
+            total += lax.pad(tap, jnp.zeros((), d.dtype), [*((0, 0, 0),) * len(lead), *edges, (0, 0, 0)])
+    return total.astype(x.dtype)
+
+
+def _einsum(subscripts, a, b, g):
+    return jnp.einsum(subscripts, a, b, precision=g.precision, preferred_element_type=a.dtype)
+
+
+def _split(x, g):
+    """Splits the last axis into [groups, channels of a group]."""
+    return x.reshape(*x.shape[:-1], g.groups, -1)
+
+
+def _matmul(x, w, g):
+    m = '' if _is_shared(x) else 'm'
+    patches = _split(_patches(x, w.shape[1:3], g), g)
+    kernels = _split(w.reshape(len(w), -1, *w.shape[3:]), g)
+    y = _einsum(f'{m}rtgc,mtcgf->mrgf', patches, kernels, g)
+    return y.reshape(len(w), -1, *g.output_size(*x.shape[-3:-1], w.shape[1:3]), w.shape[-1])
+
+
+def _matmul_input_gradient(dy, w, x, g):
+    m = '' if _is_shared(x) else 'm'
+    dy = _split(dy.reshape(len(dy), -1, dy.shape[-1]), g)
+    kernels = _split(w.reshape(len(w), -1, *w.shape[3:]), g)
+    return _fold(_einsum(f'mrgf,mtcgf->{m}rtgc', dy, kernels, g), x, w.shape[1:3], g)
+
+
+def _matmul_kernel_gradient(x, dy, w, g):
+    m = '' if _is_shared(x) else 'm'
+    patches = _split(_patches(x, w.shape[1:3], g), g)
+    dy = _split(dy.reshape(len(dy), -1, dy.shape[-1]), g)
+    return _einsum(f'{m}rtgc,mrgf->mtcgf', patches, dy, g).reshape(w.shape)
+
+
+WAYS = {
+    'grouped': Way(_grouped, _grouped_input_gradient, _grouped_kernel_gradient),
+    'unrolled': Way(_unrolled, _unrolled_input_gradient, _unrolled_kernel_gradient),
+    'matmul': Way(_matmul, _matmul_input_gradient, _matmul_kernel_gradient),
+}

@@ -1,0 +1,115 @@
+"""How a convolution with one kernel per member is run on this device.
+
+Plain vmap over members gives XLA's grouped convolution, which is many times slower than the members' own
+convolutions. `conv` stands in for `lax.conv_general_dilated` in a module that is vmapped over members, and
+has its own rule for the member axis: the ways are in `conv_ways`, the choice of 'auto' in `conv_table`.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from sreml_jax.model import conv_table
+from sreml_jax.model.conv_ways import WAYS, Geometry, Way, plain
+
+CHOICES = ('auto', *WAYS)
+
+
+def conv(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    *,
+    way: str = 'auto',
+) -> jax.Array:
+    """Computes a convolution that vmap over members runs in the given way.
+
+    Differentiable in reverse mode under `jax.vmap` with mapped kernels, the images mapped or shared.
+
+    Args:
+      lhs: images [batch, height, width, channels].
+      rhs: kernel [kh, kw, channels / groups, features], of the same dtype.
+      window_strides: of height and width.
+      padding: explicit, ((low, high), (low, high)).
+      lhs_dilation: none, or ones.
+      rhs_dilation: none, or ones.
+      dimension_numbers: ignored; NHWC, HWIO.
+      feature_group_count: groups.
+      precision: of the products, as in `jax.lax`.
+      way: one of `CHOICES`.
+
+    Returns:
+      [batch, height', width', features].
+
+    Raises:
+      ValueError: for an unknown way, and for what member convolutions do not need: dilation, named paddings.
+    """
+    del dimension_numbers
+    if way not in CHOICES:
+        raise ValueError(f'member_conv is {way!r}; it must be one of {", ".join(CHOICES)}')
+    if isinstance(padding, str) or {*(lhs_dilation or ()), *(rhs_dilation or ())} - {1}:
+        raise ValueError('a member convolution has explicit padding and no dilation')
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    geometry = Geometry(tuple(window_strides), pads, feature_group_count, precision)
+    return _with_member_rule(geometry, way)(*_agree(lhs, rhs))
+
+
+def _agree(*operands: jax.Array) -> list[jax.Array]:
+    """Makes operands vary over each other's mesh axes under shard_map.
+
+    The transpose of this sums the trunk's gradient over 'member' and the kernel's over 'data'.
+    """
+    varying = [jax.typeof(o).mat.varying for o in operands]
+    missing = [tuple(sorted(frozenset.union(*varying) - v)) for v in varying]
+    return [lax.pcast(o, m, to='varying') for o, m in zip(operands, missing, strict=True)]
+
+
+@functools.cache
+def _with_member_rule(geometry: Geometry, way: str):
+    one = custom_vmap(lambda x, w: plain(x, w, geometry))
+
+    @one.def_vmap
+    def rule(axis_size, in_batched, x, w):
+        del axis_size
+        if in_batched[1]:
+            return _members(x, w, geometry, way), True
+        return jax.vmap(lambda x: plain(x, w, geometry))(x), True
+
+    return one
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _members(x: jax.Array, w: jax.Array, geometry: Geometry, way: str) -> jax.Array:
+    """The convolutions of all members at once, see `conv_ways` for the operands."""
+    return _way('forward', x, w, geometry, way).forward(x, w, geometry)
+
+
+def _members_forward(x, w, geometry, way):
+    return _members(x, w, geometry, way), (x, w)
+
+
+def _members_backward(geometry, way, operands, dy):
+    x, w = operands
+    dx = _way('input_gradient', x, w, geometry, way).input_gradient(dy, w, x, geometry)
+    dw = _way('kernel_gradient', x, w, geometry, way).kernel_gradient(x, dy, w, geometry)
+    return dx, dw
+
+
+_members.defvjp(_members_forward, _members_backward)
+
+
+def _way(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, way: str) -> Way:
+    if way == 'auto':
+        size = geometry.output_size(*x.shape[-3:-1], w.shape[1:3])
+        way = conv_table.choose(jax.default_backend(), product, size, w.shape[1:3], geometry.groups)
+    return WAYS[way]
