@@ -1,8 +1,8 @@
 """Copies of the four datasets without their photographs: a tiny picture at every path of a list.
 
 Each `make_<dataset>(folder, annotations)` takes the official lists from `annotations`, and one picture serves
-for all paths. Without `annotations` it makes up lists of `classes` classes to train and as many others to test,
-with `per_class` pictures each, in which the bounding box is painted in the colour of the class.
+for all paths. Without `annotations` it makes up lists of `classes` classes to train and as many others to
+test, with `per_class` pictures each, in which the bounding box is painted in the colour of the class.
 """
 
 import io
@@ -16,6 +16,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+OFFICIAL = Path(__file__).parents[2] / 'shared' / 'annotations'  # where a checkout has them
 SIZE = 40  # pixels; both sides
 LEFT, TOP, RIGHT, BOTTOM = 8, 4, 32, 36  # the box of every made-up picture; RIGHT and BOTTOM exclusive
 
