@@ -1,0 +1,23 @@
+"""Characters drawn in the fonts that matplotlib ships: the default run, needs no download.
+
+Command:  python -m sreml_jax.main
+Hardware: any; meant for two CPU cores.
+Yields:   not yet measured.
+"""
+
+from configs import default
+
+
+def get_config():
+    """Returns a run that ends within five minutes on two CPU cores."""
+    config = default.get_config()
+    config.data_name = 'glyphs'
+    config.image_size = 32
+    config.stem = 'small'
+    config.width = 16
+    config.ensemble_size = 6
+    config.batch_size = 32
+    config.num_epochs = 10
+    config.learning_rate = 1e-3
+    config.recalls = (1, 2, 4, 8, 10, 20)
+    return config

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Trains a small ensemble on drawn characters, prints its Recall@K and shows where the picture is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+launch/setup.sh
+exec .venv/bin/python -m sreml_jax.main --config=configs/glyphs.py --workdir=runs/glyphs "$@"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The linter, the formatter's check and all tests; arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+launch/setup.sh test
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,89 @@
+"""What a config must say to be run, and what may change when a run goes on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import default
+from sreml_jax.errors import UserError, nearest
+from sreml_jax.learning.optimizer import SCHEDULES
+from sreml_jax.model.member_conv import WAYS
+from sreml_jax.model.resnet import BACKBONES
+
+CHOICES = {
+    'data_name': ('car', 'cub', 'sop', 'isc', 'folder', 'glyphs'),
+    'crop_type': ('uncropped', 'cropped'),
+    'cache': ('auto', 'on', 'off'),
+    'model_type': tuple(BACKBONES),
+    'stem': ('imagenet', 'small'),
+    'schedule': SCHEDULES,
+    'dtype': ('auto', 'float32', 'bfloat16'),
+    'member_conv': WAYS,
+}
+LEAST = {  # the smallest value that makes sense
+    'image_size': 8,
+    'max_images_per_class': 0,
+    'ensemble_size': 1,
+    'meta_class_size': 2,
+    'width': 1,
+    'batch_size': 1,
+    'num_epochs': 1,
+    'learning_rate': 0.0,
+    'schedule_factor': 0.0,
+    'warmup_epochs': 0.0,
+    'seed': 0,
+    'eval_batch_size': 1,
+    'checkpoint_minutes': 0.0,
+    'checkpoints_kept': 1,
+    'log_every': 1,
+}
+# A checkpoint of one is no checkpoint of the other.
+FIXED = ('data_name', 'model_type', 'width', 'stem', 'ensemble_size', 'meta_class_size')
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for the first value that no run could use, naming the valid ones."""
+    for field, choices in CHOICES.items():
+        if config[field] not in choices:
+            raise UserError(
+                f'config.{field}={config[field]!r} is not known{nearest(config[field], choices)}; '
+                f'choose one of {", ".join(choices)}'
+            )
+    for field, least in LEAST.items():
+        if not config[field] >= least:
+            raise UserError(f'config.{field}={config[field]} is too small; it must be at least {least}')
+    if not config.recalls or any(not isinstance(k, int) or k < 1 for k in config.recalls):
+        raise UserError(f'config.recalls={config.recalls} must be whole numbers from 1 up, such as 1,2,4,8')
+    if not 0 < config.train_fraction < 1:
+        raise UserError(f'config.train_fraction={config.train_fraction} must lie between 0 and 1')
+    for field in ('mean', 'std'):
+        if len(config[field]) not in (0, 3) or not all(0 <= v <= 1 for v in config[field]):
+            raise UserError(f'config.{field}={config[field]} must be three numbers in 0..1, or () to measure it')
+    if any(s <= 0 for s in config.std):
+        raise UserError(f'config.std={config.std} must be above 0')
+    if len(config.mesh) not in (0, 2):
+        raise UserError(f'config.mesh={config.mesh} must be two numbers, (data, member), or ()')
+
+
+def restore(saved: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config of a checkpoint, from its JSON; fields that it does not know keep their defaults."""
+    config = default.get_config()
+    with config.ignore_type():
+        for field, value in saved.items():
+            if field in config:
+                config[field] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def differences(saved: ConfigDict, wanted: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Returns field -> (saved value, wanted value) of the fields that differ."""
+    return {f: (saved[f], wanted[f]) for f in wanted if saved[f] != wanted[f]}
+
+
+def refuse_other_model(saved: ConfigDict, wanted: ConfigDict, workdir: str) -> None:
+    """Raises UserError, naming the fields, where `workdir` holds another model's or dataset's checkpoint."""
+    changed = {f: v for f, v in differences(saved, wanted).items() if f in FIXED}
+    if changed:
+        fields = ', '.join(f'{f} is {was!r} there and {now!r} here' for f, (was, now) in changed.items())
+        raise UserError(f'{workdir} holds the checkpoint of another run: {fields}; take another --workdir')

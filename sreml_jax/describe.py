@@ -1,0 +1,121 @@
+"""What a config's model holds and needs, told without allocating it."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sreml_jax.errors import UserError
+from sreml_jax.learning import objective, step
+from sreml_jax.learning.optimizer import adam
+from sreml_jax.model.ensemble import Ensemble
+from sreml_jax.run import model_of
+
+GIB = 2**30
+
+
+def describe(config: ConfigDict) -> str:
+    """Returns layers, parameter counts, embedding size and training memory per device, as text."""
+    model = model_of(config)
+    state = jax.eval_shape(lambda: step.initial_state(model, adam(lambda _: 0.0), 0))
+    trunk, members = state.params['trunk'], state.params['members']
+    lines = [
+        f'{config.model_type}, width {config.width}, stem {config.stem}, {config.image_size}x{config.image_size} '
+        f'images; {config.ensemble_size} members of {config.meta_class_size} meta classes',
+        '',
+        f'{"part":<10}{"layer":<10}{"output":>16}{"parameters":>16}',
+    ]
+    outputs = layer_outputs(model, config.image_size)
+    for part, layers in (('trunk', trunk), ('member', members)):
+        shared = 1 if part == 'trunk' else config.ensemble_size
+        lines += [
+            f'{part:<10}{name:<10}{"x".join(map(str, outputs[name])) if name in outputs else "":>16}'
+            f'{count(layer) // shared:>16,}'
+            for name, layer in sorted(layers.items(), key=lambda item: LAYER_ORDER.index(item[0]))
+        ]
+    data, member = config.mesh or (1, len(config.gpu_ids) or jax.local_device_count())
+    if config.ensemble_size % member or config.batch_size % data:
+        raise UserError(
+            f'{config.ensemble_size} members and batches of {config.batch_size} can not be shared evenly by '
+            f'{data} x {member} devices; set mesh, gpu_ids, ensemble_size or batch_size'
+        )
+    memory = training_memory(model, state, data, member, config.batch_size, config.image_size)
+    lines += [
+        '',
+        f'{"parameters, total":<26}{count(state.params):>16,}',
+        f'{"parameters, trunk":<26}{count(trunk):>16,}',
+        f'{"parameters, one member":<26}{count(members) // config.ensemble_size:>16,}',
+        f'{"numbers in an embedding":<26}{config.ensemble_size * config.meta_class_size:>16,}',
+        '',
+        f'training memory per device, batch {config.batch_size} on {data} x {member} (data x member) device(s), '
+        f'{model.dtype} computation:',
+    ]
+    lines += [f'  {name:<40}{size / GIB:>8.2f} GiB' for name, size in memory.items()]
+    lines.append(f'  {"total":<40}{sum(memory.values()) / GIB:>8.2f} GiB')
+    return '\n'.join(lines)
+
+
+LAYER_ORDER = ('conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc')
+
+
+def count(tree: Any) -> int:
+    """Returns how many numbers a tree of arrays, or of their shapes, holds."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def size(tree: Any) -> int:
+    """Returns the bytes of a tree of arrays, or of their shapes."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def layer_outputs(model: Ensemble, image_size: int) -> dict[str, tuple[int, ...]]:
+    """Returns layer -> [height, width, channels] of its output for one image (and one member)."""
+    one = model.clone(members=1, conv='grouped')
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+
+    def run(images):
+        _, variables = one.init_with_output(
+            jax.random.key(0), images, capture_intermediates=True, mutable=True
+        )
+        return variables['intermediates']
+
+    outputs = jax.eval_shape(run, images)
+    layers = {**outputs['trunk'], **outputs['members']}
+    return {name: v['__call__'][0].shape[-3:] for name, v in layers.items() if name in LAYER_ORDER and name != 'fc'}
+
+
+def training_memory(
+    model: Ensemble, state: step.TrainState, data: int, member: int, batch_size: int, image_size: int
+) -> dict[str, int]:
+    """Returns what a training step holds on each device of a data x member mesh, in bytes by kind."""
+    local = model.clone(members=model.members // member, axis=None, conv='grouped')
+
+    def backward(params, batch_stats, images, meta_labels):
+        def loss(params):
+            variables = {'params': params, 'batch_stats': batch_stats}
+            logits, _ = local.apply(variables, images, train=True, mutable=['batch_stats'])
+            return objective.cross_entropy(logits, meta_labels).mean()
+
+        return jax.vjp(loss, params)[1]
+
+    def on_device(tree):
+        def share(path, x):
+            of_members = any(getattr(k, 'key', None) == 'members' for k in path)
+            return jax.ShapeDtypeStruct((x.shape[0] // member, *x.shape[1:]) if of_members else x.shape, x.dtype)
+
+        return jax.tree_util.tree_map_with_path(share, tree)
+
+    params, batch_stats = on_device(state.params), on_device(state.batch_stats)
+    rows = batch_size // data
+    images = jax.ShapeDtypeStruct((rows, image_size, image_size, 3), jnp.float32)
+    meta_labels = jax.ShapeDtypeStruct((rows, local.members), jnp.int32)
+    # What the backward pass is a function of: activations, and the kernels, which are counted already.
+    saved = size(jax.eval_shape(backward, params, batch_stats, images, meta_labels))
+    return {
+        'parameters and statistics': size(params) + size(batch_stats),
+        "Adam's moments": size(on_device(state.opt_state)),
+        'gradients': size(params),
+        'activations': max(0, saved - size(params)),
+    }

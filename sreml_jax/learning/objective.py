@@ -1,0 +1,21 @@
+"""What training minimises and shows."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(logits: jax.Array, meta_labels: jax.Array) -> jax.Array:
+    """Returns the cross entropy of every image and member, [batch, members], in at least float32.
+
+    Args:
+      logits: [batch, members, meta classes].
+      meta_labels: int [batch, members].
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, meta_labels)
+
+
+def correct(logits: jax.Array, meta_labels: jax.Array) -> jax.Array:
+    """Returns bool [batch, members]: whether the largest logit is that of the meta label."""
+    return logits.argmax(-1) == meta_labels

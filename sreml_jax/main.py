@@ -1,0 +1,132 @@
+"""python -m sreml_jax.main --config=configs/cub.py --workdir=runs/cub --mode=train|eval|prepare|describe
+
+Trains a squeezed randomized ensemble on the dataset that the config names, and evaluates its retrieval. Any
+field of configs/default.py can be set: --config.model_type=resnet34. With no flags it trains configs/glyphs.py
+into runs/glyphs. A config file is Python code: run only those you trust.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from sreml_jax.errors import UserError, nearest
+
+HERE = Path(__file__).resolve().parent.parent
+MODES = {
+    'train': 'train to the last epoch, going on from the newest checkpoint, then evaluate',
+    'eval': "evaluate the newest checkpoint of --workdir (without --config, with the run's own)",
+    'prepare': 'only prepare the dataset, and print what is in it',
+    'describe': 'print layers, parameter counts and the memory that training needs',
+}
+
+CONFIG = config_flags.DEFINE_config_file('config', str(HERE / 'configs' / 'glyphs.py'), 'the run, a Python file')
+WORKDIR = flags.DEFINE_string('workdir', None, 'where the run is kept [runs/<name of the config file>]')
+MODE = flags.DEFINE_enum('mode', 'train', list(MODES), '; '.join(f'{m}: {text}' for m, text in MODES.items()))
+
+
+def main(_: list[str]) -> None:
+    """Runs the mode; a user's mistake ends with one sentence and exit code 2."""
+    try:
+        dispatch(MODE.value, _workdir(), CONFIG.value)
+    except UserError as error:
+        sys.exit(_complain(str(error)))
+
+
+def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
+    """Runs one mode. Imports are made here, so that --help needs none of them and describe no tensorflow."""
+    from sreml_jax import config as configs
+
+    if mode == 'eval' and not flags.FLAGS['config'].present:
+        from sreml_jax.checkpoint import newest_config
+
+        config = newest_config(workdir)
+    configs.check(config)
+    if mode == 'describe':
+        from sreml_jax.describe import describe
+
+        print(describe(config))
+        return
+
+    from sreml_jax import data
+    from sreml_jax.signals import Signals
+
+    signals = Signals()
+    if mode == 'prepare':
+        print(data.summary(config))
+        return
+
+    from sreml_jax.evaluate import evaluate
+    from sreml_jax.train import train
+
+    check_writable(workdir)
+    keep_compiled(config.compilation_cache)
+    dataset = data.load(config)
+    if mode == 'train':
+        train(config, workdir, dataset, signals)
+    evaluate(config, workdir, dataset)
+
+
+def keep_compiled(folder: str) -> None:
+    """Lets JAX keep compiled programs in `folder`, so that the next start need not compile; '' keeps none."""
+    import jax
+
+    if folder:
+        jax.config.update('jax_compilation_cache_dir', str(Path(folder).expanduser()))
+
+
+def check_writable(workdir: Path) -> None:
+    """Raises UserError where `workdir` is not, or could not become, a folder to write in."""
+    place = workdir.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f'{place} is not a folder that can be written in; take another --workdir')
+
+
+def _workdir() -> Path:
+    if WORKDIR.value:
+        return Path(WORKDIR.value).expanduser()
+    return Path('runs') / Path(flags.FLAGS['config'].config_filename).stem
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a mistake ends with one sentence and exit code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        sys.exit(_complain(_sentence(error, argv)))
+    if len(rest) > 1:
+        sys.exit(_complain(f'{rest[1]!r} is no option; options begin with --, see --help'))
+    return rest
+
+
+def _sentence(error: Exception, argv: list[str]) -> str:
+    """Says which field or value was wrong: ml_collections' own messages may run over many lines."""
+    from configs import default
+
+    fields = default.get_config()
+    for argument in argv[1:]:
+        name = argument.lstrip('-').split('=')[0]
+        if name.startswith('config.') and name.removeprefix('config.') not in fields:
+            field = name.removeprefix('config.')
+            return f'config has no field {field!r}{nearest(field, fields)}; configs/default.py lists all'
+    return ' '.join(str(error).split())
+
+
+def _complain(sentence: str) -> int:
+    print(f'error: {sentence}', file=sys.stderr)
+    return 2
+
+
+def cli() -> None:
+    """The `sreml` command."""
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == '__main__':
+    cli()

@@ -1,0 +1,90 @@
+"""Devices to a mesh ('data', 'member'), and what lies where on it."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from sreml_jax.errors import UserError
+
+IMAGES = P('data')  # rows of a batch
+META_TABLE = P('member')  # [members, classes]
+EMBEDDING = P('data', 'member')  # [batch, members * meta classes]
+
+
+def make(config: ConfigDict) -> Mesh:
+    """Returns the mesh of the chosen devices; by default all are on the member axis.
+
+    Raises:
+      UserError: unknown gpu_ids, or sizes that do not divide the members or the batch.
+    """
+    devices = jax.devices()
+    if config.gpu_ids:
+        local = {d.id: d for d in jax.local_devices()}
+        unknown = sorted(set(config.gpu_ids) - set(local))
+        if unknown or len(set(config.gpu_ids)) < len(config.gpu_ids):
+            raise UserError(
+                f'gpu_ids={_numbers(config.gpu_ids)}: this machine has devices {_numbers(sorted(local))}, '
+                'and each may be named once'
+            )
+        devices = [local[i] for i in config.gpu_ids]
+    data, member = config.mesh or (1, len(devices))
+    if data < 1 or member < 1 or data * member != len(devices):
+        raise UserError(
+            f'mesh={_numbers(config.mesh)} needs {data * member} devices, but {len(devices)} are chosen; '
+            'set gpu_ids or mesh so that they agree'
+        )
+    if config.ensemble_size % member:
+        raise UserError(
+            f'ensemble_size={config.ensemble_size} can not be shared evenly by {member} devices; '
+            f'take {_numbers(divisors(config.ensemble_size))} of them (gpu_ids, mesh) or another ensemble_size'
+        )
+    for field in ('batch_size', 'eval_batch_size'):
+        if config[field] % data:
+            raise UserError(
+                f'{field}={config[field]} can not be shared evenly by {data} devices on the data axis; '
+                f'take {_numbers(divisors(config[field]))} of them (mesh) or another {field}'
+            )
+    # Explicit axes, make_mesh's default, do not pass through nn.vmap.
+    return jax.make_mesh((data, member), ('data', 'member'), (AxisType.Auto,) * 2, devices=devices)
+
+
+def spec_of(path: tuple, _: Any = None) -> P:
+    """Where a leaf of the training state lies: members' arrays on the member axis, all else on every device."""
+    keys = {getattr(k, 'key', getattr(k, 'name', None)) for k in path}
+    return P('member') if 'members' in keys else P()
+
+
+def specs(tree: Any) -> Any:
+    """Returns `tree` with the PartitionSpec of each leaf."""
+    return jax.tree_util.tree_map_with_path(spec_of, tree)
+
+
+def shardings(mesh: Mesh, tree: Any) -> Any:
+    """Returns `tree` with the NamedSharding of each leaf."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree))
+
+
+def put(mesh: Mesh, spec: P, local: np.ndarray, rows: int) -> jax.Array:
+    """Returns the global array of `rows` rows of which this process holds `local`."""
+    shape = (rows, *local.shape[1:])
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), local, shape)
+
+
+def local_rows(mesh: Mesh, rows: int) -> slice:
+    """Returns which rows of a batch this process must provide."""
+    indices = NamedSharding(mesh, IMAGES).addressable_devices_indices_map((rows,)).values()
+    spans = [index[0].indices(rows)[:2] for index in indices]
+    return slice(min(s[0] for s in spans), max(s[1] for s in spans))
+
+
+def divisors(n: int) -> list[int]:
+    """Returns the divisors of n, ascending."""
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def _numbers(values: Any) -> str:
+    return ','.join(str(v) for v in values)

@@ -1,0 +1,114 @@
+"""The ensemble: one shared trunk, and all members as one vmapped module."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sreml_jax.model import member_conv
+from sreml_jax.model.resnet import BACKBONES, Backbone, Layers, Stage, global_average_pool
+
+
+class Trunk(nn.Module):
+    """conv1, bn1, relu, max-pool, layer1: [batch, H, W, 3] -> [batch, H / 4, W / 4, C].
+
+    The 'small' stem is a 3x3 convolution of stride 1 without max-pool, so that H and W stay.
+    """
+
+    backbone: Backbone
+    layers: Layers
+    width: int
+    stem: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv1 = ('conv1', self.width, 3) if self.stem == 'small' else ('conv1', self.width, 7, 2)
+        x = nn.relu(self.layers.norm('bn1')(self.layers.conv(*conv1)(x)))
+        if self.stem == 'imagenet':
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return Stage(1, self.backbone, self.layers, self.width, name='layer1')(x)
+
+
+class Member(nn.Module):
+    """layer2, layer3, layer4, pool and classifier: the trunk's output -> logits [batch, meta classes]."""
+
+    backbone: Backbone
+    layers: Layers
+    width: int
+    meta_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for index in (2, 3, 4):
+            x = Stage(index, self.backbone, self.layers, self.width, name=f'layer{index}')(x)
+        x = global_average_pool(x)
+        # torch's nn.Linear draws weight and bias from the same interval.
+        bound = 1 / math.sqrt(x.shape[-1])
+        return nn.Dense(
+            self.meta_classes,
+            dtype=self.layers.dtype,
+            kernel_init=nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'),
+            bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
+            name='fc',
+        )(x)
+
+
+class Ensemble(nn.Module):
+    """Images to the logits of all members.
+
+    Attributes:
+      model_type: a key of `resnet.BACKBONES`.
+      members: how many; every member parameter has them as its leading axis.
+      meta_classes: logits of each member.
+      width: channels of the stem; torchvision's is 64.
+      stem: 'imagenet' or 'small', see `Trunk`.
+      dtype: of the computation; None takes that of parameters and images.
+      conv: how member convolutions run, see `member_conv`.
+      axis: name of the mapped axis that shares the batch in training, or None.
+    """
+
+    model_type: str
+    members: int
+    meta_classes: int
+    width: int = 64
+    stem: str = 'imagenet'
+    dtype: Any = None
+    conv: str = 'auto'
+    axis: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Args: images, normalised, [batch, H, W, 3]. Returns logits [batch, members, meta classes]."""
+        backbone = BACKBONES[self.model_type]
+        layers = Layers(train, self.axis, self.dtype)
+        x = Trunk(backbone, layers, self.width, self.stem, name='trunk')(images)
+        members = nn.vmap(
+            Member,
+            variable_axes={'params': 0, 'batch_stats': 0},
+            split_rngs={'params': True},
+            in_axes=None,
+            out_axes=1,
+            axis_size=self.members,
+        )
+        layers = layers._replace(convolution=functools.partial(member_conv.conv, way=self.conv))
+        return members(backbone, layers, self.width, self.meta_classes, name='members')(x)
+
+
+def normalise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """uint8 [..., 3] -> float32, by the RGB mean and deviation of pixel values in 0..1."""
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def embed(logits: jax.Array) -> jax.Array:
+    """Logits [batch, members, meta classes] -> embedding of unit length, [batch, members * meta classes].
+
+    Each member's logits are L2-normalised and all are concatenated (the seed, and DREML before it). Computed in
+    at least float32. Logits that are all zero stay zero.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    norm = jnp.linalg.norm(logits, axis=-1, keepdims=True)
+    unit = logits / jnp.maximum(norm, jnp.finfo(logits.dtype).tiny)
+    return unit.reshape(len(logits), -1) / math.sqrt(logits.shape[1])

@@ -1,0 +1,140 @@
+"""Blocks and stages of the four backbones, as torchvision builds them.
+
+Children carry torchvision's names (conv1, bn1, downsample, ...). Paddings are explicit and symmetric: XLA's
+'SAME' pads strided convolutions differently.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Backbone(NamedTuple):
+    """One ResNet: bottleneck blocks or basic ones, blocks a stage, and ResNeXt's groups x base width."""
+
+    bottleneck: bool
+    blocks: tuple[int, int, int, int]
+    groups: int = 1
+    group_width: int = 64
+
+
+BACKBONES = {
+    'resnet18': Backbone(False, (2, 2, 2, 2)),
+    'resnet34': Backbone(False, (3, 4, 6, 3)),
+    'resnet50': Backbone(True, (3, 4, 6, 3)),
+    'resnext50_32x4d': Backbone(True, (3, 4, 6, 3), groups=32, group_width=4),
+}
+
+kaiming_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+class Layers(NamedTuple):
+    """How the layers of one part of the model are made.
+
+    Attributes:
+      train: BatchNorm uses the batch's statistics, and keeps running ones.
+      axis: name of the mapped axis that shares the batch, or None.
+      dtype: of the computation; None takes that of parameters and inputs.
+      convolution: stands in for `lax.conv_general_dilated`, or None.
+    """
+
+    train: bool
+    axis: str | None = None
+    dtype: Any = None
+    convolution: Callable[..., jax.Array] | None = None
+
+    def conv(self, name: str, features: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv:
+        """A convolution padded by size // 2 on every side, without bias: BatchNorm follows."""
+        return nn.Conv(
+            features,
+            (size, size),
+            strides=stride,
+            padding=size // 2,
+            feature_group_count=groups,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=kaiming_fan_out,
+            conv_general_dilated=self.convolution,
+            name=name,
+        )
+
+    def norm(self, name: str) -> nn.BatchNorm:
+        """BatchNorm over the whole batch, however many devices share it (torch's momentum 0.1 is 0.9 here)."""
+        return nn.BatchNorm(
+            use_running_average=not self.train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            axis_name=self.axis if self.train else None,
+            name=name,
+        )
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut. [batch, H, W, in] -> [batch, H / stride, W / stride, planes]."""
+
+    planes: int
+    stride: int
+    backbone: Backbone
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.layers.conv('conv1', self.planes, 3, self.stride)(x)
+        y = nn.relu(self.layers.norm('bn1')(y))
+        y = self.layers.norm('bn2')(self.layers.conv('conv2', self.planes, 3)(y))
+        return nn.relu(y + _shortcut(x, self.planes, self.stride, self.layers))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which bears the stride), 1x1. [batch, H, W, in] -> [batch, H / stride, W / stride, 4 planes]."""
+
+    planes: int
+    stride: int
+    backbone: Backbone
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = self.planes * self.backbone.group_width // 64 * self.backbone.groups
+        y = nn.relu(self.layers.norm('bn1')(self.layers.conv('conv1', width, 1)(x)))
+        y = self.layers.conv('conv2', width, 3, self.stride, self.backbone.groups)(y)
+        y = self.layers.conv('conv3', 4 * self.planes, 1)(nn.relu(self.layers.norm('bn2')(y)))
+        return nn.relu(self.layers.norm('bn3')(y) + _shortcut(x, 4 * self.planes, self.stride, self.layers))
+
+
+def _shortcut(x: jax.Array, features: int, stride: int, layers: Layers) -> jax.Array:
+    """The block's input, brought to its output's shape where they differ. Called inside a block's scope."""
+    if stride == 1 and x.shape[-1] == features:
+        return x
+    return layers.norm('downsample_bn')(layers.conv('downsample_conv', features, 1, stride)(x))
+
+
+class Stage(nn.Module):
+    """layer1 to layer4 (index 1 to 4) of a backbone; all but layer1 halve height and width.
+
+    Attributes:
+      width: channels of the stem; torchvision's is 64.
+    """
+
+    index: int
+    backbone: Backbone
+    layers: Layers
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        block = Bottleneck if self.backbone.bottleneck else BasicBlock
+        for i in range(self.backbone.blocks[self.index - 1]):
+            stride = 2 if self.index > 1 and i == 0 else 1
+            planes = self.width * 2 ** (self.index - 1)
+            x = block(planes, stride, self.backbone, self.layers, name=str(i))(x)
+        return x
+
+
+def global_average_pool(x: jax.Array) -> jax.Array:
+    """[batch, H, W, C] -> [batch, C], summed in at least float32."""
+    return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)

@@ -1,0 +1,57 @@
+"""What training and evaluation are both made from: a config's mesh, model and optimizer."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sreml_jax import mesh as meshes
+from sreml_jax.learning import optimizer, step
+from sreml_jax.model.ensemble import Ensemble
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of a run that its config makes."""
+
+    config: ConfigDict
+    mesh: Mesh
+    model: Ensemble
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> 'Run':
+        """Makes the parts; raises UserError where the devices can not share the ensemble or the batch."""
+        mesh = meshes.make(config)
+        return cls(config, mesh, model_of(config, mesh.devices.flat[0].platform))
+
+    def adam(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        """Returns the optimizer, with the learning rate's schedule."""
+        return optimizer.adam(optimizer.schedule(self.config, steps_per_epoch))
+
+    def abstract_state(self, adam: optax.GradientTransformation) -> step.TrainState:
+        """Returns the shapes, dtypes and shardings of the training state on this run's mesh."""
+        shapes = jax.eval_shape(lambda: step.initial_state(self.model, adam, 0))
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            meshes.shardings(self.mesh, shapes),
+        )
+
+
+def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
+    """Returns the ensemble that the config describes; `platform` decides dtype='auto'."""
+    dtype = config.dtype
+    if dtype == 'auto':
+        dtype = 'float32' if (platform or jax.default_backend()) == 'cpu' else 'bfloat16'
+    return Ensemble(
+        model_type=config.model_type,
+        members=config.ensemble_size,
+        meta_classes=config.meta_class_size,
+        width=config.width,
+        stem=config.stem,
+        dtype=jnp.dtype(dtype),
+        conv=config.member_conv,
+    )

@@ -1,0 +1,48 @@
+"""SIGINT and SIGTERM: finish the step, save, exit with 130 or 143; a second one exits at once."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+
+class Signals:
+    """Handles both signals from its making on.
+
+    Outside `held` the first signal ends the program by SystemExit, so that files are closed and temporary ones
+    removed. Inside, it is only noted.
+
+    Attributes:
+      received: number of the first signal, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._held = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.received:
+            os._exit(128 + number)
+        self.received = number
+        if self._held:
+            print('\nfinishing the step and saving; once more to exit at once', file=sys.stderr, flush=True)
+        else:
+            self.leave('stopped')
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While inside, a signal is only noted; what comes after must call `leave`."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+    def leave(self, message: str) -> None:
+        """Ends the program with the signal's exit code if one was received."""
+        if self.received:
+            print(message, file=sys.stderr, flush=True)
+            raise SystemExit(128 + self.received)

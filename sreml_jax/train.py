@@ -1,0 +1,141 @@
+"""Training: resume, loop, log, checkpoint."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sreml_jax import config as configs
+from sreml_jax import mesh as meshes
+from sreml_jax.checkpoint import Checkpoints
+from sreml_jax.data.dataset import Batch, Dataset
+from sreml_jax.errors import UserError
+from sreml_jax.learning import meta_classes, optimizer, step
+from sreml_jax.run import Run
+from sreml_jax.signals import Signals
+from sreml_jax.writer import Progress, Writer
+
+
+def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals) -> None:
+    """Trains to the end of the last epoch, from the newest checkpoint in `workdir` if there is one.
+
+    Raises:
+      UserError: the dataset, the devices or the checkpoint do not suit the config.
+      SystemExit: a signal asked to stop; the state is saved.
+    """
+    check_dataset(config, dataset)
+    run = Run.of(config)
+    steps_per_epoch = dataset.steps_per_epoch(config.batch_size)
+    total = config.num_epochs * steps_per_epoch
+    adam = run.adam(steps_per_epoch)
+    checkpoints = Checkpoints(workdir, config.checkpoints_kept)
+    state, table = start(run, adam, checkpoints, dataset, workdir)
+    first = int(state.step)
+    if first >= total:
+        logging.info('%s is trained to the end (step %d): nothing to do but to evaluate', workdir, first)
+        checkpoints.close()
+        return
+
+    train_step = step.make_train_step(run.model, adam, run.mesh, dataset.mean, dataset.std)
+    meta_table = meshes.put(run.mesh, meshes.META_TABLE, table, len(table))
+    rate = optimizer.schedule(config, steps_per_epoch)
+    writer = Writer(workdir, first)
+    progress = Progress(total, first, config.batch_size, steps_per_epoch)
+    batches = on_device(
+        dataset.train_batches(
+            config.batch_size,
+            config.num_epochs,
+            config.seed,
+            first,
+            meshes.local_rows(run.mesh, config.batch_size),
+        ),
+        run,
+    )
+
+    def report(number: int, metrics: dict[str, jax.Array]) -> None:
+        scalars = {name: float(value) for name, value in metrics.items()}
+        progress.show(number, scalars)
+        if number % config.log_every == 0 or number == total:
+            writer.write(number, {**scalars, 'learning_rate': float(rate(number - 1))})
+
+    saved = time.monotonic()
+    pending = None
+    with signals.held():
+        for number, (images, labels) in enumerate(batches, first + 1):
+            state, metrics = train_step(state, images, labels, meta_table)
+            if pending:  # step n + 1 runs while step n's metrics are fetched
+                report(*pending)
+            pending = number, metrics
+            due = number % steps_per_epoch == 0 or time.monotonic() - saved > 60 * config.checkpoint_minutes
+            if due or signals.received or number == total:
+                report(*pending)
+                pending = None
+                checkpoints.save(state, table, config)
+                saved = time.monotonic()
+            if signals.received:
+                break
+        progress.close()
+        writer.close()
+        checkpoints.close()
+    signals.leave(f'stopped after step {number} and saved; the same command goes on from there')
+
+
+def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: Path):
+    """Returns (state, meta-class table) of the newest checkpoint, or fresh ones where there is none."""
+    config = run.config
+    if not checkpoints.steps():
+        table = meta_classes.draw(
+            dataset.num_classes, config.ensemble_size, config.meta_class_size, config.seed
+        )
+        return step.sharded_state(run.model, adam, config.seed, run.mesh), table
+    newest = checkpoints.steps()[-1]
+    saved = checkpoints.config(newest)
+    configs.refuse_other_model(saved, config, str(workdir))
+    for field, (was, now) in configs.differences(saved, config).items():
+        logging.info('%s was %r when this run was last saved, and is %r from here on', field, was, now)
+    table = checkpoints.meta_table(newest)
+    if table.shape[1] != dataset.num_classes:
+        raise UserError(
+            f'{workdir} was trained on {table.shape[1]} classes, but {dataset.name} now has '
+            f'{dataset.num_classes}; take another --workdir, or the data it was trained on'
+        )
+    abstract = run.abstract_state(adam)
+    logging.info('going on from step %d', newest)
+    return checkpoints.state(newest, abstract), table
+
+
+def on_device(batches: Iterator[Batch], run: Run) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Puts batches on the devices, one ahead of the step that takes them."""
+
+    def put(batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return tuple(
+            meshes.put(run.mesh, meshes.IMAGES, batch[name], run.config.batch_size)
+            for name in ('image', 'label')
+        )
+
+    ahead = None
+    for batch in batches:
+        if ahead is not None:
+            yield ahead
+        ahead = put(batch)
+    if ahead is not None:
+        yield ahead
+
+
+def check_dataset(config: ConfigDict, dataset: Dataset) -> None:
+    """Raises UserError where the training images are too few for the config."""
+    if dataset.num_classes < config.meta_class_size:
+        raise UserError(
+            f'{dataset.name} has {dataset.num_classes} training classes, fewer than '
+            f'config.meta_class_size={config.meta_class_size}; set that to {dataset.num_classes} or less'
+        )
+    if not dataset.steps_per_epoch(config.batch_size):
+        raise UserError(
+            f'config.batch_size={config.batch_size} is larger than the {len(dataset.labels["train"])} training '
+            f'images of {dataset.name}; set it to that number or less'
+        )

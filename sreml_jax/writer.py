@@ -1,0 +1,104 @@
+"""Scalars of a run to metrics.jsonl, TensorBoard and the terminal."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+LINE_SECONDS = 10.0  # between two lines where there is no terminal
+
+
+class Writer:
+    """Keeps scalars under `workdir` and shows progress.
+
+    Args:
+      workdir: metrics.jsonl and TensorBoard's files go here.
+      first_step: scalars of later steps, written before an interruption, are dropped: they come again.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        self._path = workdir / 'metrics.jsonl'
+        if self._path.exists():
+            keep_until(self._path, first_step)
+        self._lines = self._path.open('a')
+        self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes the scalars of one step."""
+        self._lines.write(json.dumps({'step': step, **scalars}) + '\n')
+        self._lines.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._lines.close()
+        self._board.close()
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drops the lines of metrics.jsonl after `step`, and a last line that was cut off."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)['step'] <= step:
+                kept.append(line + '\n')
+        except ValueError:
+            break
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(''.join(kept))
+    os.replace(temporary, path)
+
+
+class Progress:
+    """A bar with images/s and time left on a terminal, plain lines where there is none.
+
+    Args:
+      total: steps of the whole run.
+      first_step: steps done before.
+      batch_size: images a step.
+      steps_per_epoch: of the run.
+    """
+
+    def __init__(self, total: int, first_step: int, batch_size: int, steps_per_epoch: int):
+        self._total, self._first, self._batch = total, first_step, batch_size
+        self._steps_per_epoch = steps_per_epoch
+        self._start: float | None = None
+        self._shown = 0.0
+        self._averages: dict[str, float] = {}
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total * batch_size, initial=first_step * batch_size, unit=' images', dynamic_ncols=True
+            )
+
+    def show(self, step: int, scalars: dict[str, float]) -> None:
+        """Shows the state after `step`; what is shown is a running mean over about 50 steps."""
+        for name, value in scalars.items():
+            before = self._averages.get(name, value)
+            self._averages[name] = before + (value - before) / min(50, step - self._first)
+        now = time.monotonic()
+        if self._start is None:  # the first step is mostly compilation: it counts in no rate
+            self._start, self._first_timed = now, step
+        text = f'epoch {(step - 1) // self._steps_per_epoch + 1}/{self._total // self._steps_per_epoch}  '
+        text += '  '.join(f'{name} {value:.4f}' for name, value in self._averages.items())
+        if self._bar is not None:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.update(self._batch)
+        elif now - self._shown > LINE_SECONDS or step == self._total:
+            self._shown = now
+            timed = step - self._first_timed
+            if timed:
+                seconds = (now - self._start) / timed
+                left = tqdm.format_interval(seconds * (self._total - step))
+                text += f'  {self._batch / seconds:.1f} images/s  {left} left'
+            print(f'step {step}/{self._total}  {text}', flush=True)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
