@@ -1,5 +1,6 @@
 """Fetching a dataset's archive from its official address, checked to the last byte."""
 
+import http.client
 import logging
 import shutil
 import urllib.error
@@ -59,7 +60,7 @@ def fetch(name: str, folder: Path) -> None:
             if not target.exists():
                 _check_offer(wanted)
                 _fetch_to(target, wanted)
-    except (OSError, tfds.download.DownloadError, _Mismatch) as error:
+    except (OSError, http.client.HTTPException, tfds.download.DownloadError, _Mismatch) as error:
         raise UserError(
             f'Cannot download {wanted.file} from {wanted.url} ({error}): try again later, or get it by hand '
             f'and put it into {folder}.'
@@ -71,8 +72,9 @@ def _check_offer(wanted: Download) -> None:
     try:
         with urllib.request.urlopen(wanted.url, timeout=TIMEOUT) as answer:
             size = answer.headers.get('Content-Length')
-    except urllib.error.URLError as error:
-        raise OSError(getattr(error, 'reason', error)) from error
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
     if size and int(size) != wanted.size:
         raise _Mismatch(f'it is {int(size):,} bytes there where it should be {wanted.size:,}')
 
