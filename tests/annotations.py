@@ -175,4 +175,6 @@ def _write_mat(file: Path, path_field: str, names: Sequence[str], models: Sequen
         rows[field] = value
     rows['class'][0] = [int(model) for model in models]
     rows[path_field][0] = names
-    scipy.io.savemat(file, {'annotations': rows, **variables})
+    buffer = io.BytesIO()  # scipy seeks for every number, which costs dearly in a file
+    scipy.io.savemat(buffer, {'annotations': rows, **variables})
+    file.write_bytes(buffer.getvalue())

@@ -138,6 +138,9 @@ def test_wrong_size_is_told_before_anything_is_read(server, tmp_path):
 def test_missing_file_is_told(server, tmp_path, monkeypatch):
     offer(monkeypatch, server.server_port, 'fish.tgz', ARCHIVE)
     refused(tmp_path, 'HTTP Error 404: Not Found')
+    with pytest.raises(UserError, match='404'):
+        download.fetch('cub', tmp_path / 'data')
+    assert not (tmp_path / 'data').exists()
 
 
 def test_server_out_of_reach_is_told_at_once(tmp_path, monkeypatch):
@@ -156,7 +159,6 @@ def test_from_nothing_to_a_dataset(server, tmp_path, monkeypatch):
         tar.add(tmp_path / 'origin' / 'CUB_200_2011', 'CUB_200_2011')
     server.content = archive.read_bytes()
     offer(monkeypatch, server.server_port, 'birds.tgz', server.content)
-    (tmp_path / 'data').mkdir()
     config = default.get_config()
     config.prepared_dir = str(tmp_path / 'prepared')
     with pytest.raises(UserError, match=r'--config\.download=True'):

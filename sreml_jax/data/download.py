@@ -44,7 +44,7 @@ TIMEOUT = 30  # seconds without an answer after which a server is out of reach
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Downloads the archive of dataset `name` to `folder`, unless one of its name lies there.
+    """Downloads the archive of dataset `name` to `folder` (made where there is none), unless it lies there.
 
     It gets its name only when size and checksum are right. After a broken connection it starts anew, at most
     `ATTEMPTS` times.
@@ -55,10 +55,13 @@ def fetch(name: str, folder: Path) -> None:
     """
     wanted = DOWNLOADS[name]
     target = folder / wanted.file
+    if target.exists():
+        return
     try:
+        _check_offer(wanted)
+        folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):  # a second process waits, and then finds the file there
             if not target.exists():
-                _check_offer(wanted)
                 _fetch_to(target, wanted)
     except (OSError, http.client.HTTPException, tfds.download.DownloadError, _Mismatch) as error:
         raise UserError(
