@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-_CPU_ROWS, _ACCELERATOR_ROWS = 1024, 2048  # of a block at most; measured by launch/bench_recall.py
-_BLOCK_BYTES = 2**27  # of a block at most
+_CPU_ROWS, _ACCELERATOR_ROWS = 1024, 2048  # of a block at most
+_LEAST_ROWS = 256  # of a block, for the matmul's sake
+_LEAST_BLOCKS = 12  # the more blocks, the less is computed twice; measured by launch/bench_recall.py
+_BLOCK_BYTES = 2**27  # at most
 _HELD_BYTES = 2**28  # embeddings up to this size are held on a CPU in whole; an accelerator holds any
 
 
@@ -56,13 +58,16 @@ class Blocks:
 
 def rows_of_block(lengths: Sequence[int], width: int, itemsize: int, devices: Sequence[jax.Device]) -> int:
     """Returns how many rows a block should have: a multiple of 16 that fills the longest length well."""
-    most = _CPU_ROWS if devices[0].platform == 'cpu' else _ACCELERATOR_ROWS
-    most = max(16, min(most, _BLOCK_BYTES // (width * itemsize)))
     longest = max(*lengths, 1)
+    most = _CPU_ROWS if devices[0].platform == 'cpu' else _ACCELERATOR_ROWS
+    most = min(
+        most, max(_LEAST_ROWS, -(-longest // _LEAST_BLOCKS)), max(16, _BLOCK_BYTES // (width * itemsize))
+    )
     even = -(-longest // -(-longest // most))
     return -(-even // 16) * 16
 
 
+@jax.jit
 def similarities(query: jax.Array, gallery: jax.Array) -> jax.Array:
     """Returns all dot products of [q, d] and [g, d] as float32 [q, g].
 

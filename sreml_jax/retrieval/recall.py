@@ -12,6 +12,8 @@ from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spre
 NO_MATCH = -1  # the rank of a query without a correct match in the gallery
 NEVER = np.iinfo(np.int32).max  # the rank of a query that NaN keeps from ever finding one
 
+_KEPT_BYTES = 2**28  # of similarities, from the first pass for the second
+
 
 def ranks(
     query: np.ndarray,
@@ -27,8 +29,8 @@ def ranks(
 
     Queries and gallery are put in the order of their classes. Then a query's correct matches lie in few
     blocks: a first pass over those finds the similarity of the best match, a second one over all blocks
-    counts. No similarities are sorted, or kept; where query and gallery are the same, each pair is computed
-    once and counted for both. Ties count against the query.
+    counts. Nothing is sorted, and memory is that of some blocks; where query and gallery are the same, each
+    pair is computed once and counted for both. Ties count against the query.
 
     Args:
       query: float32 or bfloat16 [queries, d]; rows of unit length, so that the dot product is the cosine;
@@ -72,16 +74,13 @@ def ranks(
     meeting = [(i, j) for i, j in pairs if first[i] <= column_last[j] and column_first[j] <= last[i]]
 
     best = np.full(row_labels.shape, -np.inf, np.float32)
+    kept = {}  # similarities that the second pass needs again
 
     def find(i: int, j: int, device: jax.Device):
-        return _best(
-            rows.load(i, device),
-            columns.load(j, device),
-            row_labels[i],
-            column_labels[j],
-            same and i == j,
-            same,
-        )
+        s = similarities(rows.load(i, device), columns.load(j, device))
+        if (len(kept) + 1) * s.nbytes <= _KEPT_BYTES:
+            kept[i, j] = s
+        return _best(s, row_labels[i], column_labels[j], same and i == j, both=same)
 
     for i, j, (of_rows, of_columns) in spread(meeting, devices, find):
         best[i] = np.maximum(best[i], of_rows)
@@ -91,15 +90,10 @@ def ranks(
     before = np.zeros(row_labels.shape, np.int32)
 
     def count(i: int, j: int, device: jax.Device):
-        best_of_columns = best[j] if same else None
-        return _before(
-            rows.load(i, device),
-            columns.load(j, device),
-            row_labels[i],
-            column_labels[j],
-            best[i],
-            best_of_columns,
-        )
+        s = kept.pop((i, j), None)
+        if s is None:
+            s = similarities(rows.load(i, device), columns.load(j, device))
+        return _before(s, row_labels[i], column_labels[j], best[i], best[j] if same else None)
 
     for i, j, (of_rows, of_columns) in spread(pairs, devices, count):
         before[i] += of_rows
@@ -134,20 +128,18 @@ def _check(query, gallery, query_labels, gallery_labels, same) -> None:
 
 
 @functools.partial(jax.jit, static_argnames='both')
-def _best(query, gallery, query_labels, gallery_labels, diagonal, both):
+def _best(s, row_labels, column_labels, diagonal, both):
     """Returns each row's, and if `both` each column's, greatest similarity to a correct match; or -inf."""
-    s = similarities(query, gallery)
-    match = query_labels[:, None] == gallery_labels[None]
+    match = row_labels[:, None] == column_labels[None]
     match &= ~(diagonal & jnp.eye(*s.shape, dtype=bool))
     s = jnp.where(match & ~jnp.isnan(s), s, -jnp.inf)
     return s.max(1), s.max(0) if both else None
 
 
 @jax.jit
-def _before(query, gallery, query_labels, gallery_labels, best_of_rows, best_of_columns):
+def _before(s, row_labels, column_labels, best_of_rows, best_of_columns):
     """Counts for each row, and where asked each column, the wrong items at least as similar as its best."""
-    s = similarities(query, gallery)
-    wrong = query_labels[:, None] != gallery_labels[None]
+    wrong = row_labels[:, None] != column_labels[None]
     of_rows = jnp.sum(wrong & (s >= best_of_rows[:, None]), 1, dtype=jnp.int32)
     if best_of_columns is None:
         return of_rows, None
