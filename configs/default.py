@@ -1,4 +1,4 @@
-"""Every field of a run with its default: the seed's own where the seed has one. Other configs override these."""
+"""Every field of a run and its default, the seed's own where it has one. Other configs override these."""
 
 from ml_collections import config_dict
 

@@ -77,7 +77,7 @@ class Checkpoints:
         return TrainState(**self._part(step, dict(vars(abstract))))
 
     def variables(self, step: int, abstract: TrainState) -> dict[str, Any]:
-        """Returns parameters and statistics alone, laid out likewise: evaluation has no room for Adam's moments."""
+        """Returns parameters and statistics alone, laid out likewise: evaluation needs no moments of Adam."""
         return self._part(step, abstract.variables)
 
     def _part(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:

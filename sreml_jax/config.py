@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from configs import default
 from sreml_jax.errors import UserError, nearest
 from sreml_jax.learning.optimizer import SCHEDULES
-from sreml_jax.model.member_conv import WAYS
+from sreml_jax.model import member_conv
 from sreml_jax.model.resnet import BACKBONES
 
 CHOICES = {
@@ -19,7 +19,7 @@ CHOICES = {
     'stem': ('imagenet', 'small'),
     'schedule': SCHEDULES,
     'dtype': ('auto', 'float32', 'bfloat16'),
-    'member_conv': WAYS,
+    'member_conv': member_conv.CHOICES,
 }
 LEAST = {  # the smallest value that makes sense
     'image_size': 8,
@@ -59,7 +59,9 @@ def check(config: ConfigDict) -> None:
         raise UserError(f'config.train_fraction={config.train_fraction} must lie between 0 and 1')
     for field in ('mean', 'std'):
         if len(config[field]) not in (0, 3) or not all(0 <= v <= 1 for v in config[field]):
-            raise UserError(f'config.{field}={config[field]} must be three numbers in 0..1, or () to measure it')
+            raise UserError(
+                f'config.{field}={config[field]} must be three numbers in 0..1, or () to measure it'
+            )
     if any(s <= 0 for s in config.std):
         raise UserError(f'config.std={config.std} must be above 0')
     if len(config.mesh) not in (0, 2):

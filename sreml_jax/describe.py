@@ -1,5 +1,6 @@
 """What a config's model holds and needs, told without allocating it."""
 
+import functools
 import math
 from typing import Any
 
@@ -10,7 +11,8 @@ from ml_collections import ConfigDict
 from sreml_jax.errors import UserError
 from sreml_jax.learning import objective, step
 from sreml_jax.learning.optimizer import adam
-from sreml_jax.model.ensemble import Ensemble
+from sreml_jax.model.ensemble import Ensemble, Trunk
+from sreml_jax.model.resnet import BACKBONES, Layers, Stage
 from sreml_jax.run import model_of
 
 GIB = 2**30
@@ -22,8 +24,8 @@ def describe(config: ConfigDict) -> str:
     state = jax.eval_shape(lambda: step.initial_state(model, adam(lambda _: 0.0), 0))
     trunk, members = state.params['trunk'], state.params['members']
     lines = [
-        f'{config.model_type}, width {config.width}, stem {config.stem}, {config.image_size}x{config.image_size} '
-        f'images; {config.ensemble_size} members of {config.meta_class_size} meta classes',
+        f'{config.model_type}, width {config.width}, stem {config.stem}, '
+        f'{config.image_size}x{config.image_size} images; {config.ensemble_size} members of {config.meta_class_size} meta classes',
         '',
         f'{"part":<10}{"layer":<10}{"output":>16}{"parameters":>16}',
     ]
@@ -49,8 +51,8 @@ def describe(config: ConfigDict) -> str:
         f'{"parameters, one member":<26}{count(members) // config.ensemble_size:>16,}',
         f'{"numbers in an embedding":<26}{config.ensemble_size * config.meta_class_size:>16,}',
         '',
-        f'training memory per device, batch {config.batch_size} on {data} x {member} (data x member) device(s), '
-        f'{model.dtype} computation:',
+        f'training memory per device, batch {config.batch_size} on {data} x {member} (data x member) '
+        f'device(s), {model.dtype} computation:',
     ]
     lines += [f'  {name:<40}{size / GIB:>8.2f} GiB' for name, size in memory.items()]
     lines.append(f'  {"total":<40}{sum(memory.values()) / GIB:>8.2f} GiB')
@@ -71,19 +73,15 @@ def size(tree: Any) -> int:
 
 
 def layer_outputs(model: Ensemble, image_size: int) -> dict[str, tuple[int, ...]]:
-    """Returns layer -> [height, width, channels] of its output for one image (and one member)."""
-    one = model.clone(members=1, conv='grouped')
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-
-    def run(images):
-        _, variables = one.init_with_output(
-            jax.random.key(0), images, capture_intermediates=True, mutable=True
-        )
-        return variables['intermediates']
-
-    outputs = jax.eval_shape(run, images)
-    layers = {**outputs['trunk'], **outputs['members']}
-    return {name: v['__call__'][0].shape[-3:] for name, v in layers.items() if name in LAYER_ORDER and name != 'fc'}
+    """Returns layer -> [height, width, channels] of its output, for the layers that are stages."""
+    backbone, layers = BACKBONES[model.model_type], Layers(train=False)
+    stages = {'layer1': Trunk(backbone, layers, model.width, model.stem)}
+    stages |= {f'layer{i}': Stage(i, backbone, layers, model.width) for i in (2, 3, 4)}
+    x, outputs = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32), {}
+    for name, stage in stages.items():
+        x, _ = jax.eval_shape(functools.partial(stage.init_with_output, jax.random.key(0)), x)
+        outputs[name] = x.shape[1:]
+    return outputs
 
 
 def training_memory(
@@ -103,7 +101,9 @@ def training_memory(
     def on_device(tree):
         def share(path, x):
             of_members = any(getattr(k, 'key', None) == 'members' for k in path)
-            return jax.ShapeDtypeStruct((x.shape[0] // member, *x.shape[1:]) if of_members else x.shape, x.dtype)
+            return jax.ShapeDtypeStruct(
+                (x.shape[0] // member, *x.shape[1:]) if of_members else x.shape, x.dtype
+            )
 
         return jax.tree_util.tree_map_with_path(share, tree)
 

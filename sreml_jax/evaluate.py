@@ -3,14 +3,98 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sreml_jax import checkpoint, report
+from sreml_jax import checkpoint, pictures, report
 from sreml_jax import config as configs
 from sreml_jax import mesh as meshes
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.learning import step
-from sreml_jax.run import Run, abstract_state
+from sreml_jax.retrieval import metrics, recall
+from sreml_jax.run import Run
+
+# Raw pixels are told beside the model's embedding up to this size: above it their vectors outgrow memory.
+RAW_PIXELS_SIZE = 64
+
+
+def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset) -> report.Result:
+    """Evaluates the newest checkpoint of `workdir`: prints the table, writes results.json and retrievals.png.
+
+    Raises:
+      UserError: there is no checkpoint, or it is another model's.
+    """
+    run = Run.of(config)
+    checkpoints, newest = checkpoint.newest(workdir)
+    configs.refuse_other_model(checkpoints.config(newest), config, str(workdir))
+    steps_per_epoch = max(1, dataset.steps_per_epoch(config.batch_size))
+    variables = checkpoints.variables(newest, run.abstract_state(run.adam(steps_per_epoch)))
+    checkpoints.close()
+
+    splits = dict.fromkeys(dataset.evaluation_splits)
+    embeddings = {split: embed_split(run, variables, dataset, split) for split in splits}
+    result = score(run, dataset, embeddings, f'{config.model_type} x {config.ensemble_size}')
+    results, more = [result], {}
+    if config.image_size <= RAW_PIXELS_SIZE:
+        pixels = {split: raw_pixels(dataset, split, config.eval_batch_size) for split in splits}
+        results.append(score(run, dataset, pixels, 'raw pixels'))
+        more['raw_pixels_recall'] = {str(k): v for k, v in results[1].recall.items()}
+    print(report.recall_table(*results), flush=True)
+
+    report.write_results(workdir / 'results.json', result, step=newest, **more)
+    query, gallery = dataset.evaluation_splits
+    picture = workdir / 'retrievals.png'
+    pictures.save_retrievals(
+        picture, dataset, embeddings[query], embeddings[gallery], devices=list(run.mesh.local_devices)
+    )
+    print(f'{workdir / "results.json"} holds the figures, {picture} shows what was retrieved')
+    return result
+
+
+def embed_split(run: Run, variables: dict[str, Any], dataset: Dataset, split: str) -> np.ndarray:
+    """Returns the embeddings of all images of a split, float32 [images, members * meta classes]."""
+    batch_size = run.config.eval_batch_size
+    embed = step.make_embed_step(run.model, run.mesh, dataset.mean, dataset.std)
+    size = len(dataset.labels[split])
+    rows = meshes.local_rows(run.mesh, batch_size)
+    embeddings = np.empty((size, run.model.members * run.model.meta_classes), np.float32)
+    batches = dataset.evaluation_batches(split, batch_size, rows)
+    number = -(-size // batch_size)
+    for i, batch in enumerate(tqdm(batches, f'embedding {split}', number, unit='batch', disable=None)):
+        images = meshes.put(run.mesh, meshes.IMAGES, batch['image'], batch_size)
+        part = multihost_utils.process_allgather(embed(variables, images), tiled=True)
+        embeddings[i * batch_size : (i + 1) * batch_size] = part[: size - i * batch_size]
+    return embeddings
+
+
+def raw_pixels(dataset: Dataset, split: str, batch_size: int) -> np.ndarray:
+    """Returns the images of a split themselves as embeddings, see `metrics.raw_pixels`."""
+    size = len(dataset.labels[split])
+    parts = [metrics.raw_pixels(b['image'][b['mask']]) for b in dataset.evaluation_batches(split, batch_size)]
+    return np.concatenate(parts)[:size]
+
+
+def score(run: Run, dataset: Dataset, embeddings: dict[str, np.ndarray], name: str) -> report.Result:
+    """Returns the recall of embeddings, split -> [images, d], by the dataset's protocol."""
+    query, gallery = dataset.evaluation_splits
+    labels = {'query_labels': dataset.labels[query], 'gallery_labels': dataset.labels[gallery]}
+    same = query == gallery
+    ranks = recall.ranks(
+        embeddings[query],
+        embeddings[gallery],
+        *labels.values(),
+        same=same,
+        devices=list(run.mesh.local_devices),
+    )
+    return report.Result.of(
+        ranks,
+        run.config.recalls,
+        dataset=dataset.name,
+        crop=run.config.crop_type,
+        embedding=name,
+        same=same,
+        notes=dataset.notes,
+        **labels,
+    )

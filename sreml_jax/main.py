@@ -1,20 +1,22 @@
 """python -m sreml_jax.main --config=configs/cub.py --workdir=runs/cub --mode=train|eval|prepare|describe
 
 Trains a squeezed randomized ensemble on the dataset that the config names, and evaluates its retrieval. Any
-field of configs/default.py can be set: --config.model_type=resnet34. With no flags it trains configs/glyphs.py
-into runs/glyphs. A config file is Python code: run only those you trust.
+field of configs/default.py can be set: --config.model_type=resnet34. With no flags it trains
+configs/glyphs.py into runs/glyphs. A config file is Python code: run only those you trust.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from configs import default
 from sreml_jax.errors import UserError, nearest
 
-HERE = Path(__file__).resolve().parent.parent
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / 'configs' / 'glyphs.py'
 MODES = {
     'train': 'train to the last epoch, going on from the newest checkpoint, then evaluate',
     'eval': "evaluate the newest checkpoint of --workdir (without --config, with the run's own)",
@@ -22,7 +24,7 @@ MODES = {
     'describe': 'print layers, parameter counts and the memory that training needs',
 }
 
-CONFIG = config_flags.DEFINE_config_file('config', str(HERE / 'configs' / 'glyphs.py'), 'the run, a Python file')
+CONFIG = config_flags.DEFINE_config_file('config', None, 'the run, a Python file [configs/glyphs.py]')
 WORKDIR = flags.DEFINE_string('workdir', None, 'where the run is kept [runs/<name of the config file>]')
 MODE = flags.DEFINE_enum('mode', 'train', list(MODES), '; '.join(f'{m}: {text}' for m, text in MODES.items()))
 
@@ -39,10 +41,11 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
     """Runs one mode. Imports are made here, so that --help needs none of them and describe no tensorflow."""
     from sreml_jax import config as configs
 
-    if mode == 'eval' and not flags.FLAGS['config'].present:
+    if mode == 'eval' and not _given('config'):
         from sreml_jax.checkpoint import newest_config
 
         config = newest_config(workdir)
+        config.update_from_flattened_dict(config_flags.get_override_values(flags.FLAGS['config']))
     configs.check(config)
     if mode == 'describe':
         from sreml_jax.describe import describe
@@ -95,25 +98,38 @@ def _workdir() -> Path:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake ends with one sentence and exit code 2."""
     try:
-        rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        sys.exit(_complain(_sentence(error, argv)))
-    if len(rest) > 1:
-        sys.exit(_complain(f'{rest[1]!r} is no option; options begin with --, see --help'))
+        _check_config_arguments(argv[1:])
+        default_config = [] if _given('config') else [f'--config={DEFAULT_CONFIG}']
+        rest = flags.FLAGS([argv[0], *default_config, *argv[1:]])
+        if len(rest) > 1:
+            raise UserError(f'{rest[1]!r} is no option; options begin with --, see --help')
+    except (flags.Error, AttributeError, TypeError, ValueError, UserError) as error:
+        sys.exit(_complain(' '.join(str(error).split())))
     return rest
 
 
-def _sentence(error: Exception, argv: list[str]) -> str:
-    """Says which field or value was wrong: ml_collections' own messages may run over many lines."""
-    from configs import default
-
+def _check_config_arguments(arguments: list[str]) -> None:
+    """Raises UserError for a config file or field that is not there: ml_collections shows a traceback."""
     fields = default.get_config()
-    for argument in argv[1:]:
-        name = argument.lstrip('-').split('=')[0]
-        if name.startswith('config.') and name.removeprefix('config.') not in fields:
-            field = name.removeprefix('config.')
-            return f'config has no field {field!r}{nearest(field, fields)}; configs/default.py lists all'
-    return ' '.join(str(error).split())
+    for i, argument in enumerate(arguments):
+        name, _, value = argument.lstrip('-').partition('=')
+        field = name.removeprefix('config.')
+        if name == 'config':
+            path = Path(value or ''.join(arguments[i + 1 : i + 2]))
+            if not path.is_file():
+                known = [f'configs/{p.name}' for p in sorted(DEFAULT_CONFIG.parent.glob('[!_]*.py'))]
+                raise UserError(
+                    f'there is no config file {path}{nearest(str(path), known)}; see {", ".join(known)}'
+                )
+        elif field != name and field.removeprefix('no') not in fields and field not in fields:
+            raise UserError(
+                f'config has no field {field!r}{nearest(field, fields)}; configs/default.py lists all'
+            )
+
+
+def _given(flag: str) -> bool:
+    """Whether the command line names the flag; absl also counts the default that parse_flags puts in."""
+    return any(a.lstrip('-').partition('=')[0] == flag for a in sys.argv[1:])
 
 
 def _complain(sentence: str) -> int:
@@ -123,8 +139,9 @@ def _complain(sentence: str) -> int:
 
 def cli() -> None:
     """The `sreml` command."""
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
+    logging.getLogger('sreml_jax').setLevel(logging.INFO)
+    for chatty in ('absl', 'jax'):  # orbax and TFDS tell every step of theirs through absl
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     app.run(main, flags_parser=parse_flags)
 
 

@@ -39,8 +39,8 @@ def make(config: ConfigDict) -> Mesh:
         )
     if config.ensemble_size % member:
         raise UserError(
-            f'ensemble_size={config.ensemble_size} can not be shared evenly by {member} devices; '
-            f'take {_numbers(divisors(config.ensemble_size))} of them (gpu_ids, mesh) or another ensemble_size'
+            f'ensemble_size={config.ensemble_size} can not be shared evenly by {member} devices; take '
+            f' {_numbers(divisors(config.ensemble_size))} of them (gpu_ids, mesh) or another ensemble_size'
         )
     for field in ('batch_size', 'eval_batch_size'):
         if config[field] % data:
@@ -53,7 +53,7 @@ def make(config: ConfigDict) -> Mesh:
 
 
 def spec_of(path: tuple, _: Any = None) -> P:
-    """Where a leaf of the training state lies: members' arrays on the member axis, all else on every device."""
+    """Where a leaf of the training state lies: members' arrays on the member axis, all else everywhere."""
     keys = {getattr(k, 'key', getattr(k, 'name', None)) for k in path}
     return P('member') if 'members' in keys else P()
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 class Signals:
     """Handles both signals from its making on.
 
-    Outside `held` the first signal ends the program by SystemExit, so that files are closed and temporary ones
-    removed. Inside, it is only noted.
+    Outside `held` the first signal ends the program by SystemExit, so that files are closed and temporary
+    ones removed. Inside, it is only noted.
 
     Attributes:
       received: number of the first signal, or 0.

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from sreml_jax import config as configs
@@ -19,6 +17,8 @@ from sreml_jax.learning import meta_classes, optimizer, step
 from sreml_jax.run import Run
 from sreml_jax.signals import Signals
 from sreml_jax.writer import Progress, Writer
+
+log = logging.getLogger(__name__)
 
 
 def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals) -> None:
@@ -37,7 +37,7 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
     state, table = start(run, adam, checkpoints, dataset, workdir)
     first = int(state.step)
     if first >= total:
-        logging.info('%s is trained to the end (step %d): nothing to do but to evaluate', workdir, first)
+        log.info('%s is trained to the end (step %d): nothing to do but to evaluate', workdir, first)
         checkpoints.close()
         return
 
@@ -97,7 +97,7 @@ def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: P
     saved = checkpoints.config(newest)
     configs.refuse_other_model(saved, config, str(workdir))
     for field, (was, now) in configs.differences(saved, config).items():
-        logging.info('%s was %r when this run was last saved, and is %r from here on', field, was, now)
+        log.info('%s was %r when this run was last saved, and is %r from here on', field, was, now)
     table = checkpoints.meta_table(newest)
     if table.shape[1] != dataset.num_classes:
         raise UserError(
@@ -105,7 +105,7 @@ def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: P
             f'{dataset.num_classes}; take another --workdir, or the data it was trained on'
         )
     abstract = run.abstract_state(adam)
-    logging.info('going on from step %d', newest)
+    log.info('going on from step %d', newest)
     return checkpoints.state(newest, abstract), table
 
 
@@ -136,6 +136,6 @@ def check_dataset(config: ConfigDict, dataset: Dataset) -> None:
         )
     if not dataset.steps_per_epoch(config.batch_size):
         raise UserError(
-            f'config.batch_size={config.batch_size} is larger than the {len(dataset.labels["train"])} training '
-            f'images of {dataset.name}; set it to that number or less'
+            f'config.batch_size={config.batch_size} is larger than the {len(dataset.labels["train"])} '
+            f'training images of {dataset.name}; set it to that number or less'
         )

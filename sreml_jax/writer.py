@@ -1,7 +1,6 @@
 """Scalars of a run to metrics.jsonl, TensorBoard and the terminal."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -51,7 +50,7 @@ def keep_until(path: Path, step: int) -> None:
             break
     temporary = path.with_suffix('.tmp')
     temporary.write_text(''.join(kept))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 class Progress:

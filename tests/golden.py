@@ -17,16 +17,18 @@ BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnext50_32x4d')
 class Case:
     """One golden case: expected results, and the same model, weights and inputs here."""
 
-    def __init__(self, backbone: str, dtype=np.float64, **model):
+    def __init__(self, backbone: str, weights=np.float64, dtype=None, **model):
         with np.load(FOLDER / f'golden_{backbone}.npz') as stored:
             self.expected = {name: stored[name] for name in stored}
         members, meta, batch, size = (int(self.expected[k]) for k in ('members', 'meta', 'batch', 'size'))
         self.members = members
-        self.model = Ensemble(backbone, members, meta, dtype=jnp.dtype(dtype), **model)
+        self.model = Ensemble(backbone, members, meta, dtype=dtype and jnp.dtype(dtype), **model)
         shapes = jax.eval_shape(lambda: self.model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
-        self.variables = jax.tree_util.tree_map_with_path(lambda p, x: self._weights(p, x.shape, dtype), shapes)
+        self.variables = jax.tree_util.tree_map_with_path(
+            lambda p, x: self._weights(p, x.shape, weights), shapes
+        )
         images = np.random.RandomState(0).standard_normal((batch, 3, size, size)).astype(np.float32)
-        self.images = images.transpose(0, 2, 3, 1).astype(dtype)
+        self.images = images.transpose(0, 2, 3, 1).astype(weights)
         self.meta_labels = np.random.RandomState(1).randint(meta, size=(batch, members))
 
     def _weights(self, path, shape, dtype):

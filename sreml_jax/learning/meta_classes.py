@@ -6,8 +6,8 @@ import numpy as np
 def draw(classes: int, members: int, meta_classes: int, seed: int) -> np.ndarray:
     """Draws every member's own random, balanced grouping of the classes.
 
-    Every meta class of a member gets floor or ceil of classes / meta_classes classes; which of them get the one
-    more is random too. Members are independent of each other.
+    Every meta class of a member gets floor or ceil of classes / meta_classes classes; which of them get
+    the one more is random too. Members are independent of each other.
 
     Args:
       classes: training classes, at least meta_classes.
@@ -18,7 +18,7 @@ def draw(classes: int, members: int, meta_classes: int, seed: int) -> np.ndarray
     Returns:
       int32 [members, classes], values in 0..meta_classes-1.
 
-    References: the seed; Xuan, Souvenir, Pless, "Deep Randomized Ensembles for Metric Learning" (DREML), 2018.
+    References: the seed; Xuan, Souvenir, Pless, "Deep Randomized Ensembles for Metric Learning" (DREML).
     """
     rng = np.random.default_rng((seed, classes, members, meta_classes))
     sizes = np.arange(classes) % meta_classes

@@ -19,7 +19,9 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     total = config.num_epochs * steps_per_epoch
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if warmup >= total:
-        raise UserError(f'warmup_epochs={config.warmup_epochs} must be less than num_epochs={config.num_epochs}')
+        raise UserError(
+            f'warmup_epochs={config.warmup_epochs} must be less than num_epochs={config.num_epochs}'
+        )
     if config.schedule == 'step':
         # Two shares of a short run may fall on one epoch: then both factors apply there.
         factors: dict[int, float] = {}

@@ -62,9 +62,9 @@ def make_train_step(
 ) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the jitted step (state, images, labels, meta_table) -> (state, metrics).
 
-    images: uint8 [batch, H, W, 3]; labels: int32 [batch]; meta_table: int32 [members, classes]. metrics: 'loss',
-    'accuracy' (of members on their meta labels), float32 []. The state is donated. Results do not depend on the
-    mesh: BatchNorm sees the whole batch, the loss is the mean over all images and members.
+    images: uint8 [batch, H, W, 3]; labels: int32 [batch]; meta_table: int32 [members, classes]; metrics:
+    'loss' and 'accuracy' (of members on their meta labels), float32 []. The state is donated. Results do not
+    depend on the mesh: BatchNorm sees the whole batch, the loss is the mean over all images and members.
     """
     on_device = model.clone(members=model.members // mesh.shape['member'], axis='data')
 
@@ -88,7 +88,10 @@ def make_train_step(
         (loss, (accuracy, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), {'loss': loss, 'accuracy': accuracy}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), {
+            'loss': loss,
+            'accuracy': accuracy,
+        }
 
     abstract = jax.eval_shape(lambda: initial_state(model, optimizer, 0))
     specs = meshes.specs(abstract)

@@ -105,8 +105,8 @@ def normalise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
 def embed(logits: jax.Array) -> jax.Array:
     """Logits [batch, members, meta classes] -> embedding of unit length, [batch, members * meta classes].
 
-    Each member's logits are L2-normalised and all are concatenated (the seed, and DREML before it). Computed in
-    at least float32. Logits that are all zero stay zero.
+    Each member's logits are L2-normalised and all are concatenated (the seed, and DREML before it). Computed
+    in at least float32. Logits that are all zero stay zero.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     norm = jnp.linalg.norm(logits, axis=-1, keepdims=True)

@@ -2,7 +2,13 @@
 
 import numpy as np
 
-PARAMETERS = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
+PARAMETERS = {
+    'kernel': 'weight',
+    'scale': 'weight',
+    'bias': 'bias',
+    'mean': 'running_mean',
+    'var': 'running_var',
+}
 
 
 def torch_name(path: tuple[str, ...]) -> str:

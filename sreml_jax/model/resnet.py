@@ -62,7 +62,7 @@ class Layers(NamedTuple):
         )
 
     def norm(self, name: str) -> nn.BatchNorm:
-        """BatchNorm over the whole batch, however many devices share it (torch's momentum 0.1 is 0.9 here)."""
+        """BatchNorm over the whole batch, whatever devices share it (torch's momentum 0.1 is 0.9 here)."""
         return nn.BatchNorm(
             use_running_average=not self.train,
             momentum=0.9,
@@ -90,7 +90,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which bears the stride), 1x1. [batch, H, W, in] -> [batch, H / stride, W / stride, 4 planes]."""
+    """1x1, 3x3 (which bears the stride), 1x1. [batch, H, W, in] -> [batch, H/stride, W/stride, 4 planes]."""
 
     planes: int
     stride: int

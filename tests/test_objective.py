@@ -1,0 +1,24 @@
+"""Loss and accuracy against closed forms."""
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+
+from sreml_jax.learning import objective
+
+
+def test_cross_entropy_by_hand():
+    logits = jnp.log(jnp.array([[[0.2, 0.8], [0.5, 0.5]]]))
+    labels = jnp.array([[1, 0]])
+    assert_allclose(objective.cross_entropy(logits, labels), [[-np.log(0.8), np.log(2)]], rtol=1e-6)
+
+
+def test_cross_entropy_of_bfloat16_is_summed_in_float32():
+    losses = objective.cross_entropy(jnp.zeros((1, 1, 500), jnp.bfloat16), jnp.array([[7]]))
+    assert losses.dtype == jnp.float32
+    assert_allclose(losses, np.log(500), rtol=1e-6)
+
+
+def test_correct_by_hand():
+    logits = jnp.array([[[0.0, 1.0], [3.0, 2.0]], [[5.0, 1.0], [0.0, 2.0]]])
+    assert_array_equal(objective.correct(logits, jnp.array([[1, 1], [0, 1]])), [[True, False], [True, True]])
