@@ -8,9 +8,9 @@ import annotations
 import numpy as np
 import pytest
 import scipy.io
-from PIL import Image
 
 from configs import default
+from sreml_jax import data
 from sreml_jax.data import car
 from sreml_jax.errors import UserError
 
@@ -45,39 +45,39 @@ def test_whole_layout_of_full_size(tmp_path):
     assert splits['test'][-1].path == tmp_path / 'car_ims' / '016185.jpg'
 
 
-def plain(data):
+def plain(folder):
     pass
 
 
-def nested(data):
+def nested(folder):
     for half in ('cars_train', 'cars_test'):
-        (data / half).rename(data / 'inner')
-        (data / half).mkdir()
-        (data / 'inner').rename(data / half / half)
-    (data / 'car_devkit').mkdir()
-    (data / 'devkit').rename(data / 'car_devkit' / 'devkit')
+        (folder / half).rename(folder / 'inner')
+        (folder / half).mkdir()
+        (folder / 'inner').rename(folder / half / half)
+    (folder / 'car_devkit').mkdir()
+    (folder / 'devkit').rename(folder / 'car_devkit' / 'devkit')
 
 
-def labels_beside_images(data):
+def labels_beside_images(folder):
     name = 'cars_test_annos_withlabels.mat'
-    (data / 'devkit' / name).rename(data / name)
+    (folder / 'devkit' / name).rename(folder / name)
 
 
-def flat(data):
-    for file in (data / 'devkit').iterdir():
-        file.rename(data / file.name)
+def flat(folder):
+    for file in (folder / 'devkit').iterdir():
+        file.rename(folder / file.name)
 
 
-def packed(data):
-    labels_beside_images(data)
+def packed(folder):
+    labels_beside_images(folder)
     for name, stem in (('cars_train', 'cars_train'), ('devkit', 'car_devkit')):
-        with tarfile.open(data / f'{stem}.tgz', 'w:gz') as tar:
-            tar.add(data / name, name)
-        shutil.rmtree(data / name)
-    with zipfile.ZipFile(data / 'cars_test.zip', 'w') as archive:
-        for file in (data / 'cars_test').iterdir():
+        with tarfile.open(folder / f'{stem}.tgz', 'w:gz') as tar:
+            tar.add(folder / name, name)
+        shutil.rmtree(folder / name)
+    with zipfile.ZipFile(folder / 'cars_test.zip', 'w') as archive:
+        for file in (folder / 'cars_test').iterdir():
             archive.write(file, f'cars_test/cars_test/{file.name}')
-    shutil.rmtree(data / 'cars_test')
+    shutil.rmtree(folder / 'cars_test')
 
 
 @pytest.mark.parametrize('arrange', [plain, nested, labels_beside_images, flat, packed])
@@ -106,12 +106,18 @@ def test_whole_layout(tmp_path, pack):
 
 
 @pytest.mark.parametrize('make', [annotations.make_car, annotations.make_car_whole])
-def test_box_is_exactly_what_is_painted(tmp_path, make):
-    make(tmp_path, classes=1, per_class=2)
-    example = car.find_examples(tmp_path)['test'][0]
-    picture = Image.new('RGB', (annotations.SIZE, annotations.SIZE))
-    picture.paste((255, 0, 0), (annotations.LEFT, annotations.TOP, annotations.RIGHT, annotations.BOTTOM))
-    assert picture.getbbox() == example.box
+def test_cropped_picture_is_what_the_box_holds(tmp_path, make):
+    make(tmp_path / 'data', classes=1, per_class=2)
+    colour = (200, 30, 90)
+    for example in car.find_examples(tmp_path / 'data')['test']:
+        assert example.box == (annotations.LEFT, annotations.TOP, annotations.RIGHT, annotations.BOTTOM)
+        annotations.paint_box(example.path, colour)
+    config = default.get_config()
+    config.update(data_name='car', data_dir=str(tmp_path / 'data'), prepared_dir=str(tmp_path / 'prepared'))
+    config.update(crop_type='cropped', image_size=24)
+    (images,) = data.load(config).images('test', np.arange(2), 2)
+    assert images.shape == (2, 24, 24, 3)
+    assert (images == colour).all()
 
 
 def test_two_models_of_one_name_stay_apart(tmp_path):

@@ -4,10 +4,11 @@ import shutil
 import tarfile
 
 import annotations
+import numpy as np
 import pytest
-from PIL import Image
 
 from configs import default
+from sreml_jax import data
 from sreml_jax.data import cub
 from sreml_jax.errors import UserError
 
@@ -39,27 +40,27 @@ def test_first_official_line():
     assert first.box == (60, 27, 60 + 325, 27 + 304)
 
 
-def as_folder(data):
+def as_folder(folder):
     pass
 
 
-def as_contents(data):
-    (data / 'CUB_200_2011').rename(data.with_name('contents'))
-    data.rmdir()
-    data.with_name('contents').rename(data)
+def as_contents(folder):
+    (folder / 'CUB_200_2011').rename(folder.with_name('contents'))
+    folder.rmdir()
+    folder.with_name('contents').rename(folder)
 
 
-def nested(data):
-    (data / 'CUB_200_2011').rename(data / 'inner')
-    (data / 'CUB_200_2011').mkdir()
-    (data / 'inner').rename(data / 'CUB_200_2011' / 'CUB_200_2011')
+def nested(folder):
+    (folder / 'CUB_200_2011').rename(folder / 'inner')
+    (folder / 'CUB_200_2011').mkdir()
+    (folder / 'inner').rename(folder / 'CUB_200_2011' / 'CUB_200_2011')
 
 
-def packed(data):
-    with tarfile.open(data / 'CUB_200_2011.tgz', 'w:gz') as tar:
-        tar.add(data / 'CUB_200_2011', 'CUB_200_2011')
-        tar.add(data / 'CUB_200_2011' / 'images.txt', 'attributes.txt')  # the official one has such a stray
-    shutil.rmtree(data / 'CUB_200_2011')
+def packed(folder):
+    with tarfile.open(folder / 'CUB_200_2011.tgz', 'w:gz') as tar:
+        tar.add(folder / 'CUB_200_2011', 'CUB_200_2011')
+        tar.add(folder / 'CUB_200_2011' / 'images.txt', 'attributes.txt')  # the official one has such a stray
+    shutil.rmtree(folder / 'CUB_200_2011')
 
 
 @pytest.mark.parametrize('arrange', [as_folder, as_contents, nested, packed])
@@ -73,13 +74,18 @@ def test_layouts(tmp_path, arrange):
     assert all(e.path.is_file() for examples in splits.values() for e in examples)
 
 
-def test_box_is_exactly_what_is_painted(tmp_path):
-    annotations.make_cub(tmp_path, classes=1, per_class=1)
-    (example,) = cub.find_examples(tmp_path)['test']
-    picture = Image.new('RGB', (annotations.SIZE, annotations.SIZE))
-    box = (annotations.LEFT, annotations.TOP, annotations.RIGHT, annotations.BOTTOM)
-    picture.paste((255, 0, 0), box)
-    assert picture.getbbox() == example.box
+def test_cropped_picture_is_what_the_box_holds(tmp_path):
+    annotations.make_cub(tmp_path / 'data', classes=1, per_class=2)
+    colour = (200, 30, 90)
+    for example in cub.find_examples(tmp_path / 'data')['test']:
+        assert example.box == (annotations.LEFT, annotations.TOP, annotations.RIGHT, annotations.BOTTOM)
+        annotations.paint_box(example.path, colour)
+    config = default.get_config()
+    config.update(data_name='cub', data_dir=str(tmp_path / 'data'), prepared_dir=str(tmp_path / 'prepared'))
+    config.update(crop_type='cropped', image_size=24)
+    (images,) = data.load(config).images('test', np.arange(2), 2)
+    assert images.shape == (2, 24, 24, 3)
+    assert (images == colour).all()
 
 
 @pytest.mark.parametrize('name', ['images.txt', 'image_class_labels.txt', 'bounding_boxes.txt'])
