@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import gzip
+import logging
 import os
 import shutil
 import stat
@@ -12,7 +13,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from absl import logging
 from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
 
