@@ -1,0 +1,32 @@
+"""Blocks: their size, their filling, and that mapped files are not copied."""
+
+import jax
+import numpy as np
+
+from sreml_jax.retrieval.blocks import Blocks, rows_of_block
+
+CPU = jax.devices('cpu')[:1]
+
+
+def test_rows_are_few_enough_for_memory_and_fill_the_blocks():
+    for n, d in ((1, 3), (500, 64), (5924, 576), (20_000, 2304), (60_502, 24_000), (60_502, 10**7)):
+        rows = rows_of_block((n, n // 2), d, 4, CPU)
+        assert rows % 16 == 0
+        assert rows * d * 4 <= max(2**27 + 2**24, 16 * d * 4)
+        blocks = -(-n // rows)
+        assert blocks * rows - n < 16 * blocks
+
+
+def test_the_last_block_is_filled_with_nan():
+    x = np.arange(10, dtype=np.float32).reshape(5, 2)
+    blocks = Blocks(x, np.array([4, 3, 2, 1, 0]), 3, CPU)
+    assert blocks.number == 2
+    np.testing.assert_array_equal(blocks.load(0, CPU[0]), x[[4, 3, 2]])
+    np.testing.assert_array_equal(blocks.load(1, CPU[0]), [[2, 3], [0, 1], [np.nan, np.nan]])
+    np.testing.assert_array_equal(blocks.cut(np.arange(5), -1), [[0, 1, 2], [3, 4, -1]])
+
+
+def test_a_mapped_file_in_order_is_not_copied(tmp_path):
+    mapped = np.memmap(tmp_path / 'x', np.float32, 'w+', shape=(64, 16))
+    block = Blocks(mapped, np.arange(64), 16, CPU).load(2, CPU[0])
+    assert block.unsafe_buffer_pointer() == mapped[32:].ctypes.data

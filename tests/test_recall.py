@@ -1,0 +1,194 @@
+"""Ranks against brute force in float64, where integer-valued embeddings make every product exact."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from sreml_jax.retrieval import recall
+from sreml_jax.retrieval.recall import NEVER, NO_MATCH, ranks, recall_at
+
+
+def brute_force(query, gallery, query_labels, gallery_labels, same):
+    """The definition, one query at a time."""
+    similarity = query.astype(np.float64) @ gallery.astype(np.float64).T
+    out = []
+    for i, s in enumerate(similarity):
+        match = gallery_labels == query_labels[i]
+        wrong = ~match
+        if same:
+            match[i] = False
+        out.append(np.sum(s[wrong] >= s[match].max()) if match.any() else NO_MATCH)
+    return np.array(out)
+
+
+def tied(rng, n, d, classes):
+    """Embeddings of few different values, so that most similarities tie; labels need not start at 0."""
+    return rng.integers(-2, 3, (n, d)).astype(np.float32), rng.integers(-3, classes - 3, n)
+
+
+@pytest.mark.parametrize(
+    ('n', 'd', 'classes', 'chunk'),
+    [
+        (1, 3, 1, None),
+        (2, 1, 1, 1),
+        (37, 5, 9, 7),
+        (90, 4, 30, 13),
+        (97, 2, 2, 32),
+        (64, 3, 60, 64),
+        (301, 6, 40, None),
+    ],
+)
+@pytest.mark.parametrize('same', [True, False])
+def test_equals_brute_force(n, d, classes, chunk, same):
+    rng = np.random.default_rng(n)
+    query, query_labels = tied(rng, n, d, classes)
+    gallery, gallery_labels = (query, query_labels) if same else tied(rng, 2 * n + 1, d, classes)
+    found = ranks(query, gallery, query_labels, gallery_labels, same=same, chunk=chunk)
+    np.testing.assert_array_equal(found, brute_force(query, gallery, query_labels, gallery_labels, same))
+    assert found.dtype == np.int32
+
+
+def test_a_hand_made_case():
+    angle = np.radians([0, 10, 25, 27, 90, 91])
+    x = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+    labels = np.array([0, 1, 0, 1, 2, 3])
+    # 0: 1 comes before 2. 1: 0 and 2 before 3. 2: 3 and 1 before 0. 3: 2 before 1. 4 and 5 are alone.
+    assert ranks(x, x, labels, labels, same=True).tolist() == [1, 2, 2, 1, -1, -1]
+
+
+def test_equal_embeddings_tie_exactly_wherever_they_lie():
+    # 12 random vectors, each many times: in exact arithmetic ties are by the vector's number. Real-valued
+    # products round, so that this holds only if all sum in one order.
+    rng = np.random.default_rng(0)
+    for d, chunk in ((131, 48), (577, 67)):
+        vectors = rng.standard_normal((12, d)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        which, labels = rng.integers(0, 12, 400), rng.integers(0, 80, 400)
+        exact = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
+        assert np.diff(np.sort(exact, 1), axis=1).min() > 1e-6  # far over rounding
+        want = []
+        for i in range(400):
+            match = (labels == labels[i]) & (np.arange(400) != i)
+            s = exact[which[i], which]
+            want.append((s[labels != labels[i]] >= s[match].max()).sum() if match.any() else NO_MATCH)
+        found = ranks(vectors[which], vectors[which], labels, labels, same=True, chunk=chunk)
+        np.testing.assert_array_equal(found, want)
+
+
+def test_collapsed_embedding_finds_nothing():
+    x = np.tile(np.random.default_rng(0).standard_normal(133).astype(np.float32), (300, 1))
+    x /= np.linalg.norm(x[0])
+    labels = np.arange(300) // 10
+    for chunk in (None, 77):
+        found = ranks(x, x, labels, labels, same=True, chunk=chunk)
+        assert (found == 290).all()
+        assert recall_at(found, (1, 100, 290, 291)) == {1: 0, 100: 0, 290: 0, 291: 1}
+
+
+def test_chunk_changes_nothing_on_real_valued_embeddings():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 20, 333)
+    x = rng.standard_normal((20, 65))[labels] + 1.5 * rng.standard_normal((333, 65))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    want = brute_force(x, x, labels, labels, True)
+    assert 0.1 < np.mean(want == 0) < 0.95
+    for chunk in (None, 41):
+        np.testing.assert_array_equal(ranks(x, x, labels, labels, same=True, chunk=chunk), want)
+
+
+def test_similarities_that_are_not_kept_are_computed_again(monkeypatch):
+    rng = np.random.default_rng(2)
+    x, labels = tied(rng, 100, 3, 11)
+    monkeypatch.setattr(recall, '_KEPT_BYTES', 0)
+    found = ranks(x, x, labels, labels, same=True, chunk=9)
+    np.testing.assert_array_equal(found, brute_force(x, x, labels, labels, True))
+
+
+@pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize('shuffled', [False, True])
+def test_memory_mapped(tmp_path, dtype, shuffled):
+    rng = np.random.default_rng(3)
+    labels = np.arange(150) // 4
+    if shuffled:
+        rng.shuffle(labels)
+    mapped = np.memmap(tmp_path / 'x', dtype, 'w+', shape=(150, 16))
+    mapped[:] = rng.integers(-2, 3, (150, 16))
+    want = brute_force(np.asarray(mapped), np.asarray(mapped), labels, labels, True)
+    np.testing.assert_array_equal(ranks(mapped, mapped, labels, labels, same=True, chunk=64), want)
+
+
+def test_bfloat16_products_are_not_rounded():
+    # 1.0078125 squared needs more digits than bfloat16 has; rounded, the wrong item would tie.
+    x = np.array([[1.0078125, 1], [1.0078125, 0], [0, 1.015625]], ml_dtypes.bfloat16)
+    labels = np.array([0, 0, 1])
+    assert ranks(x, x, labels, labels, same=True)[0] == 0
+
+
+def test_nan_is_never_a_hit():
+    rng = np.random.default_rng(4)
+    x = np.eye(8, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 3]]
+    x[4] = np.nan
+    labels = np.array([0, 0, 1, 1, 2, 2, 3])
+    # 4 is NaN, and 5 has no match but 4; the others take no notice.
+    assert ranks(x, x, labels, labels, same=True).tolist() == [0, 0, 0, 0, NEVER, NEVER, NO_MATCH]
+    lost = ranks(
+        np.full((50, 3), np.nan, np.float32),
+        *(rng.standard_normal((50, 3), np.float32), labels[[0] * 50]),
+        labels[[0] * 50],
+        same=False,
+    )
+    assert recall_at(lost, (1, 10**9)) == {1: 0, 10**9: 0}
+
+
+def test_queries_without_a_match_count_as_misses():
+    found = np.array([0, NO_MATCH, 3, 1, NEVER])
+    assert recall_at(found, (1, 2, 4, 1000)) == {1: 0.2, 2: 0.4, 4: 0.6, 1000: 0.6}
+    gallery = np.eye(3, dtype=np.float32)
+    empty = ranks(gallery, gallery[:0], np.arange(3), np.arange(0), same=False)
+    assert empty.tolist() == [NO_MATCH] * 3
+
+
+def test_what_does_not_fit_is_refused():
+    x = np.eye(3, dtype=np.float32)
+    with pytest.raises(ValueError, match='one label a row'):
+        ranks(x, x, np.arange(3), np.arange(2), same=True)
+    with pytest.raises(ValueError, match='with one d'):
+        ranks(x, x[:, :2], np.arange(3), np.arange(3), same=False)
+    with pytest.raises(ValueError, match='same=True'):
+        ranks(x, x[:2], np.arange(3), np.arange(2), same=True)
+
+
+def test_four_devices_give_the_same_ranks(tmp_path):
+    rng = np.random.default_rng(5)
+    x, labels = tied(rng, 200, 4, 23)
+    np.savez(tmp_path / 'x.npz', x=x, labels=labels)
+    program = f"""
+import jax, numpy as np
+from sreml_jax.retrieval.recall import ranks
+from sreml_jax.retrieval.search import nearest
+assert jax.local_device_count() == 4
+f = np.load({str(tmp_path / 'x.npz')!r})
+x, labels = f['x'], f['labels']
+alone = ranks(x, x, labels, labels, same=True, chunk=17)
+part = ranks(x[:50], x, labels[:50], labels, same=False, chunk=17)
+few = ranks(x, x, labels, labels, same=True, devices=jax.local_devices()[1:3], chunk=17)
+assert (few == alone).all()
+np.savez({str(tmp_path / 'r.npz')!r}, alone, part, nearest(x, x, 9, same=True, chunk=17)[0])
+"""
+    environment = os.environ | {
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+        'JAX_PLATFORMS': 'cpu',
+    }
+    root = Path(__file__).resolve().parent.parent
+    subprocess.run([sys.executable, '-c', program], env=environment, cwd=root, check=True)
+    found = np.load(tmp_path / 'r.npz')
+    np.testing.assert_array_equal(found['arr_0'], brute_force(x, x, labels, labels, True))
+    np.testing.assert_array_equal(found['arr_1'], brute_force(x[:50], x, labels[:50], labels, False))
+    similarity = x @ x.T
+    np.fill_diagonal(similarity, -np.inf)
+    np.testing.assert_array_equal(found['arr_2'], np.argsort(-similarity, 1, kind='stable')[:, :9])

@@ -1,0 +1,30 @@
+"""Nearest neighbours against a full stable sort."""
+
+import numpy as np
+import pytest
+
+from sreml_jax.retrieval.search import nearest
+
+
+@pytest.mark.parametrize(
+    ('n', 'd', 'k', 'chunk'), [(2, 1, 1, 1), (37, 1, 11, 7), (90, 4, 200, 13), (130, 6, 5, None)]
+)
+@pytest.mark.parametrize('same', [True, False])
+def test_equals_a_full_sort(n, d, k, chunk, same):
+    rng = np.random.default_rng(n)
+    query = rng.integers(-2, 3, (n, d)).astype(np.float32)
+    gallery = query if same else rng.integers(-2, 3, (n // 2, d)).astype(np.float32)
+    similarity = query @ gallery.T
+    if same:
+        np.fill_diagonal(similarity, -np.inf)
+    want = np.argsort(-similarity, 1, kind='stable')[:, : min(k, len(gallery) - same)]
+    indices, similarities = nearest(query, gallery, k, same=same, chunk=chunk)
+    np.testing.assert_array_equal(indices, want)
+    np.testing.assert_array_equal(similarities, np.take_along_axis(similarity, want, 1))
+
+
+def test_nan_comes_last_but_before_the_query_itself():
+    x = np.array([[1, 0], [np.nan, 0], [0, 1], [0.5, 0]], np.float32)
+    indices, _ = nearest(x, x, 3, same=True)
+    assert indices[0].tolist() == [3, 2, 1]
+    assert sorted(indices[1]) == [0, 2, 3]
