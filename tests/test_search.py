@@ -1,5 +1,6 @@
 """Nearest neighbours against a full stable sort."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ def test_equals_a_full_sort(n, d, k, chunk, same):
     if same:
         np.fill_diagonal(similarity, -np.inf)
     want = np.argsort(-similarity, 1, kind='stable')[:, : min(k, len(gallery) - same)]
-    indices, similarities = nearest(query, gallery, k, same=same, chunk=chunk)
+    indices, similarities = nearest(query, gallery, k, same=same, chunk=chunk, devices=jax.devices()[:1])
     np.testing.assert_array_equal(indices, want)
     np.testing.assert_array_equal(similarities, np.take_along_axis(similarity, want, 1))
 
@@ -28,3 +29,9 @@ def test_nan_comes_last_but_before_the_query_itself():
     indices, _ = nearest(x, x, 3, same=True)
     assert indices[0].tolist() == [3, 2, 1]
     assert sorted(indices[1]) == [0, 2, 3]
+
+
+def test_several_devices_find_the_same():
+    x = np.random.default_rng(0).integers(-2, 3, (60, 4)).astype(np.float32)
+    one, three = (nearest(x, x, 7, same=True, devices=jax.devices()[:n], chunk=17)[0] for n in (1, 3))
+    np.testing.assert_array_equal(one, three)
