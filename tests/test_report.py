@@ -1,0 +1,82 @@
+"""The table as it is printed, and results.json as it is read again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sreml_jax.report import Result, recall_table, write_results
+
+
+def result(**different):
+    given = {
+        'dataset': 'cub',
+        'crop': 'uncropped',
+        'embedding': 'resnet18 x 48',
+        'same': True,
+        'query_labels': np.array([3, 3, 4, 4, 9]),
+        'gallery_labels': np.array([3, 3, 4, 4, 9]),
+    }
+    return Result.of(np.array([0, 2, 1, 0, -1]), (1, 2, 1000), **(given | different))
+
+
+def test_table():
+    raw = Result.of(
+        np.array([3, 3, 3, 0, -1]),
+        (1, 2),
+        dataset='cub',
+        crop='cropped',
+        embedding='raw pixels',
+        same=True,
+        query_labels=np.arange(5),
+        gallery_labels=np.arange(5),
+    )
+    lines = recall_table(result(notes=['12 images missing']), raw).splitlines()
+    assert lines == [
+        'cub, uncropped, self-retrieval: each of 5 images against the 4 others; 3 classes',
+        'queries without a match, counted as misses: 1',
+        'note: 12 images missing',
+        'cub, cropped, self-retrieval: each of 5 images against the 4 others; 5 classes',
+        '',
+        'Dataset             cub  cub (Crop)',
+        'Backbone  resnet18 x 48  raw pixels',
+        '-' * 35,
+        'R@1              40.00%      20.00%',
+        'R@2              60.00%      20.00%',
+        'R@1000           80.00%           /',
+    ]
+
+
+def test_heading_of_query_and_gallery():
+    isc = result(dataset='isc', same=False, gallery_labels=np.arange(12_612))
+    assert (
+        isc.heading[0]
+        == 'isc, uncropped, query/gallery: 5 queries against a gallery of 12,612 images; 3 classes'
+    )
+
+
+def test_results_json(tmp_path):
+    write_results(tmp_path / 'results.json', result(notes=['one']), step=7, members=48)
+    assert json.loads((tmp_path / 'results.json').read_text()) == {
+        'recall': {'1': 0.4, '2': 0.6, '1000': 0.8},
+        'dataset': 'cub',
+        'crop': 'uncropped',
+        'embedding': 'resnet18 x 48',
+        'protocol': 'self-retrieval',
+        'queries': 5,
+        'gallery': 5,
+        'classes': 3,
+        'unmatched': 1,
+        'notes': ['one'],
+        'step': 7,
+        'members': 48,
+    }
+    assert [p.name for p in tmp_path.iterdir()] == ['results.json']
+
+
+def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'results.json'
+    path.write_text('{}')
+    with pytest.raises(TypeError):
+        write_results(path, result(), weights=np.zeros(3))
+    assert path.read_text() == '{}'
