@@ -46,8 +46,9 @@ def nearest(
         found = (np.full((size, k), -np.inf, np.float32), np.zeros((size, k), np.int32))
         for j in range(columns.number):
             real = min(size, len(gallery) - j * size)
-            itself = (i - j) * size if same else -size
-            found = _merge(*found, rows.load(i, device), columns.load(j, device), j * size, real, itself)
+            found = _merge(
+                *found, rows.load(i, device), columns.load(j, device), j * size, real, same and i == j
+            )
         return found
 
     similarity, index = np.empty((len(query), k), np.float32), np.empty((len(query), k), np.int32)
@@ -58,19 +59,19 @@ def nearest(
 
 
 @jax.jit
-def _merge(similarity, index, query, gallery, first, real, itself):
+def _merge(similarity, index, query, gallery, first, real, diagonal):
     """Puts a block of the gallery to the k nearest so far, [rows, k].
 
     Args:
       first: index of the block's first image.
       real: how many rows of the block are images.
-      itself: column of the block minus row of the query, where a query meets itself.
+      diagonal: the queries are the same block.
     """
     s = similarities(query, gallery)
     column, row = jnp.arange(s.shape[1])[None], jnp.arange(s.shape[0])[:, None]
     s = jnp.where(s == 0, 0.0, s)  # top_k puts -0 after 0
     s = jnp.where(jnp.isnan(s), _LOWEST, s)
-    s = jnp.where((column < real) & (column - row != itself), s, -jnp.inf)
+    s = jnp.where((column < real) & ~(diagonal & (column == row)), s, -jnp.inf)
     # What was found before stands first, and top_k takes the first of equals: the lower index.
     all_s = jnp.concatenate([similarity, s], 1)
     all_i = jnp.concatenate([index, jnp.broadcast_to(column + first, s.shape)], 1)
