@@ -1,1 +1,93 @@
-"""Datasets in retrieval splits. The only folder that imports tensorflow, and only when a dataset is prepared."""
+"""Datasets in retrieval splits. The only folder that imports tensorflow, and only when a dataset is loaded."""
+
+import importlib
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from sreml_jax.data.dataset import Dataset
+from sreml_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from sreml_jax.data.builder import RetrievalBuilder
+
+NAMES = ('car', 'cub', 'sop', 'isc', 'folder', 'glyphs')
+
+
+def load(config: ConfigDict) -> Dataset:
+    """Returns the dataset that a run asks for, prepared first where it is not yet.
+
+    Raises:
+      UserError: the copy is missing, incomplete or unreadable, or the config asks for what it has not.
+    """
+    builder = prepared(config)
+    from sreml_jax.data.pipeline import TfdsDataset
+
+    return TfdsDataset(builder, config)
+
+
+def prepared(config: ConfigDict) -> 'RetrievalBuilder':
+    """Returns the builder of the dataset, prepared; see `load`."""
+    name = config.data_name
+    if name not in NAMES:
+        raise UserError(f'unknown data_name {name!r}{nearest(name, NAMES)}; known are {", ".join(NAMES)}.')
+    if config.crop_type not in ('uncropped', 'cropped'):
+        raise UserError(f"crop_type is {config.crop_type!r}; it must be 'uncropped' or 'cropped'.")
+    source = Path() if name == 'glyphs' else _source(config)
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # tensorflow is talkative at its start
+    builder = getattr(importlib.import_module(f'sreml_jax.data.{name}'), name.capitalize())(source, config)
+    builder.prepare()
+    for note in builder.info.metadata['notes']:
+        logging.warning('%s: %s.', name, note)
+    return builder
+
+
+def summary(config: ConfigDict) -> str:
+    """Prepares the dataset where that is not yet done, and returns a table of what is in it; see `load`."""
+    builder = prepared(config)
+    metadata = builder.info.metadata
+    columns = ('split', 'images', 'classes', 'smallest', 'largest', 'mean size', 'megabytes')
+    rows = [columns]
+    for split, labels in metadata['labels'].items():
+        sizes = sorted(map(labels.count, set(labels)))
+        rows.append(
+            (
+                split,
+                f'{len(labels):,}',
+                f'{len(sizes):,}',
+                f'{sizes[0]:,}',
+                f'{sizes[-1]:,}',
+                f'{metadata["width"][split] / len(labels):.0f} x {metadata["height"][split] / len(labels):.0f}',
+                f'{metadata["bytes"][split] / 1e6:,.1f}',
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ['  '.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    mean, std = (' '.join(f'{value:.4f}' for value in metadata[key]) for key in ('mean', 'std'))
+    return '\n'.join(
+        [
+            f'{builder.name}, prepared in {builder.data_dir}',
+            *lines,
+            f'RGB mean {mean}, deviation {std} (training images, 0..1)',
+            *metadata['notes'],
+        ]
+    )
+
+
+def _source(config: ConfigDict) -> Path:
+    """Returns the folder of the user's copy: data_dir/<data_name> if there is one, else data_dir."""
+    folder = Path(config.data_dir).expanduser()
+    own = folder / config.data_name
+    if config.download and not own.is_dir():
+        return own  # to be made
+    source = own if own.is_dir() else folder
+    if not source.is_dir():
+        raise UserError(
+            f'there is no folder {source}; give your copy of {config.data_name} as --config.data_dir=DIR.'
+        )
+    if not any(source.iterdir()):
+        raise UserError(f'the folder {source} is empty; put your copy of {config.data_name} there.')
+    return source

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from ml_collections import ConfigDict
 
-from sreml_jax.data import decode
+from sreml_jax.data import decode, machine
 from sreml_jax.errors import UserError
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
@@ -64,11 +64,14 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
     def __init__(self, source: Path, config: ConfigDict):
         self.source = Path(source).expanduser().resolve()
         self.options = config
-        super().__init__(
-            file_format='array_record',
-            data_dir=Path(config.prepared_dir).expanduser(),
-            config=tfds.core.BuilderConfig(name=self.fingerprint(), description=f'Prepared from {source}'),
-        )
+        with _quiet():
+            super().__init__(
+                file_format='array_record',
+                data_dir=Path(config.prepared_dir).expanduser(),
+                config=tfds.core.BuilderConfig(
+                    name=self.fingerprint(), description=f'Prepared from {source}'
+                ),
+            )
 
     @abc.abstractmethod
     def find_examples(self, source: Path) -> dict[str, list[Example]]:
@@ -130,10 +133,12 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
                 with _locked(self.data_path.parent / 'lock'):
                     for left in self.data_path.parent.glob('incomplete.*'):
                         shutil.rmtree(left)
-                    tfds.disable_progress_bar()  # ours counts all splits together
-                    self.download_and_prepare()
+                    with _quiet():
+                        self.download_and_prepare()
             except OSError as error:
-                raise UserError(f'{self.name} cannot be prepared in {self.options.prepared_dir}: {error}') from error
+                raise UserError(
+                    f'{self.name} cannot be prepared in {self.options.prepared_dir}: {error}'
+                ) from error
             self.info.read_from_directory(self.data_dir)
         unreadable = self.info.metadata['unreadable']
         if unreadable and not self.options.skip_unreadable:
@@ -172,7 +177,9 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         if both := len(trained & tested):
             self.info.metadata['notes'].append(f'{both:,} test classes are training classes too')
         progress = tqdm.tqdm(total=len(every), desc=f'preparing {self.name}', unit=' images', disable=None)
-        return {split: self._generate_examples(split, examples, progress) for split, examples in splits.items()}
+        return {
+            split: self._generate_examples(split, examples, progress) for split, examples in splits.items()
+        }
 
     def _generate_examples(self, split: str, examples: list[Example], progress: tqdm.tqdm) -> Iterator:
         metadata = self.info.metadata
@@ -230,7 +237,9 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         if empty or not self.options.skip_unreadable:
             raise self._unreadable_error(unreadable)
         metadata['notes'].append(f'{len(unreadable):,} unreadable images are left out')
-        logging.warning('%s: %d unreadable images are left out: %s', self.name, len(unreadable), _shown(unreadable))
+        logging.warning(
+            '%s: %d unreadable images are left out: %s', self.name, len(unreadable), _shown(unreadable)
+        )
 
     def _unreadable_error(self, unreadable: Sequence[str]) -> UserError:
         return UserError(
@@ -252,7 +261,7 @@ def clipped(box: Box, width: int, height: int) -> Box:
 
 def _in_threads(function, items: Sequence) -> Iterator:
     """Yields function(item) in order, a few items ahead of the reader on every core."""
-    threads = os.cpu_count() or 1
+    threads = machine.cores()
     with futures.ThreadPoolExecutor(threads) as pool:
         ahead = collections.deque()
         for item in items:
@@ -273,6 +282,20 @@ def _locked(path: Path) -> Iterator[None]:
             logging.warning('Another process prepares %s; waiting for it.', path.parent)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences TFDS, which speaks of downloads; our progress bar goes to stderr."""
+    tfds.disable_progress_bar()
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _shown(names: Sequence[str], most: int = 20) -> str:

@@ -35,7 +35,9 @@ def open_picture(encoded: bytes, name: str) -> tuple[Image.Image, bool]:
             picture.load()
             upright = picture.getexif().get(_ORIENTATION, 1) == 1
             deep = picture.format == 'PNG' and encoded[_PNG_BIT_DEPTH] != 8
-            plain = picture.format in ('JPEG', 'PNG') and picture.mode in ('L', 'RGB') and upright and not deep
+            plain = (
+                picture.format in ('JPEG', 'PNG') and picture.mode in ('L', 'RGB') and upright and not deep
+            )
             return _rgb(picture if upright else ImageOps.exif_transpose(picture)), plain
     except UnidentifiedImageError:
         raise UserError(f'{name}: not an image') from None
@@ -58,7 +60,9 @@ def picture(path: Path | str) -> np.ndarray:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith('I'):  # 16 bits, in which PIL's own conversion would clip rather than scale
-        return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert('RGB')
+        return Image.fromarray(
+            (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        ).convert('RGB')
     if 'transparency' in picture.info:  # PIL wants this detour, or warns
         picture = picture.convert('RGBA')
     return picture.convert('RGB')

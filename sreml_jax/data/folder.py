@@ -23,7 +23,9 @@ class Folder(RetrievalBuilder):
         classes = _classes(source)
         if classes in (['train'], ['test']):
             other = 'test' if classes == ['train'] else 'train'
-            raise UserError(f'{source} has {classes[0]}/ but no {other}/; add it, or give data_dir={source / classes[0]}.')
+            raise UserError(
+                f'{source} has {classes[0]}/ but no {other}/; add it, or give data_dir={source / classes[0]}.'
+            )
         number = round(self.options.train_fraction * len(classes))
         if not 0 < number < len(classes):
             raise UserError(
@@ -36,7 +38,9 @@ class Folder(RetrievalBuilder):
 def _classes(folder: Path) -> list[str]:
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
     if not classes:
-        raise UserError(f'{folder} has no class folders; put the images of each class into a folder of their own.')
+        raise UserError(
+            f'{folder} has no class folders; put the images of each class into a folder of their own.'
+        )
     return classes
 
 
