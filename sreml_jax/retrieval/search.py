@@ -1,5 +1,6 @@
 """Nearest neighbours, exact."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -28,7 +29,7 @@ def nearest(
       gallery: likewise [images, d].
       k: neighbours wanted; no more are found than the gallery holds.
       same: query is gallery, and each query itself is left out, by index.
-      devices: that share the queries; all local ones where not given.
+      devices: that share the blocks; all local ones where not given.
       chunk: rows of a block; chosen by device and size where not given.
 
     Returns:
@@ -42,38 +43,37 @@ def nearest(
     rows = Blocks(query, np.arange(len(query)), size, devices)
     columns = rows if same else Blocks(gallery, np.arange(len(gallery)), size, devices)
 
-    def find(i: int, _: int, device: jax.Device):
-        found = (np.full((size, k), -np.inf, np.float32), np.zeros((size, k), np.int32))
-        for j in range(columns.number):
-            real = min(size, len(gallery) - j * size)
-            found = _merge(
-                *found, rows.load(i, device), columns.load(j, device), j * size, real, same and i == j
-            )
-        return found
+    def find(i: int, j: int, device: jax.Device):
+        real = columns.slice(j).stop - j * size
+        return _first(rows.load(i, device), columns.load(j, device), real, same and i == j, min(k, size))
 
-    similarity, index = np.empty((len(query), k), np.float32), np.empty((len(query), k), np.int32)
-    for i, _, found in spread([(i, 0) for i in range(rows.number)], devices, find):
+    index = np.zeros((len(query), k), np.int32)
+    similarity = np.full((len(query), k), -np.inf, np.float32)
+    pairs = [(i, j) for i in range(rows.number) for j in range(columns.number)]
+    for i, j, (s, chosen) in spread(pairs, devices, find):
         here = rows.slice(i)
-        similarity[here], index[here] = (x[: here.stop - here.start] for x in found)
+        filling = slice(here.stop - here.start)
+        # What was found before stands first, so that the lower index comes first of equals.
+        s = np.concatenate([similarity[here], s[filling]], 1)
+        chosen = np.concatenate([index[here], chosen[filling] + j * size], 1)
+        best = np.argsort(-s, 1, kind='stable')[:, :k]
+        similarity[here] = np.take_along_axis(s, best, 1)
+        index[here] = np.take_along_axis(chosen, best, 1)
     return index, similarity
 
 
-@jax.jit
-def _merge(similarity, index, query, gallery, first, real, diagonal):
-    """Puts a block of the gallery to the k nearest so far, [rows, k].
+@functools.partial(jax.jit, static_argnames='k')
+def _first(query, gallery, real, diagonal, k):
+    """Returns similarity and column of each row's k nearest in one block of the gallery.
 
     Args:
-      first: index of the block's first image.
-      real: how many rows of the block are images.
+      real: how many rows of the gallery's block are images.
       diagonal: the queries are the same block.
+      k: neighbours wanted.
     """
     s = similarities(query, gallery)
     column, row = jnp.arange(s.shape[1])[None], jnp.arange(s.shape[0])[:, None]
     s = jnp.where(s == 0, 0.0, s)  # top_k puts -0 after 0
     s = jnp.where(jnp.isnan(s), _LOWEST, s)
     s = jnp.where((column < real) & ~(diagonal & (column == row)), s, -jnp.inf)
-    # What was found before stands first, and top_k takes the first of equals: the lower index.
-    all_s = jnp.concatenate([similarity, s], 1)
-    all_i = jnp.concatenate([index, jnp.broadcast_to(column + first, s.shape)], 1)
-    s, chosen = lax.top_k(all_s, similarity.shape[1])
-    return s, jnp.take_along_axis(all_i, chosen, 1)
+    return lax.top_k(s, k)
