@@ -1,4 +1,4 @@
-"""Datasets in retrieval splits. The only folder that imports tensorflow, and only when a dataset is loaded."""
+"""Datasets in retrieval splits. The only folder to import tensorflow, and only when a dataset is loaded."""
 
 import importlib
 import logging
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from sreml_jax.data.dataset import Dataset
@@ -52,7 +53,8 @@ def summary(config: ConfigDict) -> str:
     columns = ('split', 'images', 'classes', 'smallest', 'largest', 'mean size', 'megabytes')
     rows = [columns]
     for split, labels in metadata['labels'].items():
-        sizes = sorted(map(labels.count, set(labels)))
+        sizes = sorted(np.unique(labels, return_counts=True)[1].tolist())
+        width, height = (metadata[side][split] / len(labels) for side in ('width', 'height'))
         rows.append(
             (
                 split,
@@ -60,7 +62,7 @@ def summary(config: ConfigDict) -> str:
                 f'{len(sizes):,}',
                 f'{sizes[0]:,}',
                 f'{sizes[-1]:,}',
-                f'{metadata["width"][split] / len(labels):.0f} x {metadata["height"][split] / len(labels):.0f}',
+                f'{width:.0f} x {height:.0f}',
                 f'{metadata["bytes"][split] / 1e6:,.1f}',
             )
         )

@@ -1,16 +1,12 @@
 """What all prepared datasets share: pictures found in a source, each decoded once, kept as TFDS records."""
 
 import abc
-import collections
 import contextlib
-import fcntl
 import functools
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent import futures
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,8 +18,6 @@ from ml_collections import ConfigDict
 from sreml_jax.data import decode, machine
 from sreml_jax.errors import UserError
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
-
 
 class Example(NamedTuple):
     """One image of a split.
@@ -31,24 +25,26 @@ class Example(NamedTuple):
     Attributes:
       path: of the file.
       label: name of the class.
-      box: around the object; None where the dataset has no boxes.
+      box: left, top, right, bottom in pixels, the last two exclusive; None where the dataset has no boxes.
     """
 
     path: Path
     label: str
-    box: Box | None = None
+    box: decode.Box | None = None
 
 
 class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the datasets: a subclass finds the examples, this class prepares them.
 
-    A prepared copy belongs to one state of the source: its folder is named after a hash of the listing (names,
-    sizes, times, labels, boxes), so that a source that changed is prepared anew and any other is found at once.
+    A prepared copy belongs to one state of the source: its folder is named after a hash of the listing
+    (names, sizes, times, labels, boxes), so that a source that changed is prepared anew, and one that did not
+    is found at once.
 
-    `info.metadata` holds what later runs need, so that they read no record to get it: 'classes' (their names, by
-    label), 'labels' (split -> label of each record), 'mean' and 'std' (RGB in 0..1 of the training images, each
-    counting the same whatever its size), 'width', 'height' and 'bytes' (split -> sum over its images), 'boxes'
-    (whether there are any), 'notes' (what tables must say), 'unreadable' (what is wrong with each file left out).
+    `info.metadata` holds what later runs need, so that they read no record to get it: 'classes' (names, by
+    label), 'labels' (split -> label of each record), 'mean' and 'std' (RGB in 0..1 of the training images,
+    each counting the same whatever its size), 'width', 'height' and 'bytes' (split -> sum over its images),
+    'boxes' (whether there are any), 'notes' (what tables must say) and 'unreadable' (what is wrong with each
+    file that was left out).
 
     Args:
       source: folder in which the user's copy lies.
@@ -77,7 +73,8 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
     def find_examples(self, source: Path) -> dict[str, list[Example]]:
         """Lists the images of each split: 'train', and either 'test' or both 'query' and 'gallery'.
 
-        Images that the dataset's own lists name but that are not on disk belong in it too: the base counts them.
+        Images that the dataset's own lists name but that are not on disk belong in it too: the base counts
+        and reports them.
 
         Raises:
           UserError: this folder holds no copy of the dataset.
@@ -101,7 +98,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
             there[split] = []
             for example in examples:
                 try:
-                    state = os.stat(example.path)
+                    state = example.path.stat()
                 except FileNotFoundError:
                     missing.append(self._file_name(example))
                     continue
@@ -111,7 +108,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         if missing and not self.options.allow_missing:
             raise UserError(
                 f'{self.name}: {len(missing):,} of the listed images are missing from {self.source} '
-                f'({_shown(missing)}); complete the copy, or pass --config.allow_missing=True to go on without them.'
+                f'({_shown(missing)}); complete it, or go on without them by --config.allow_missing=True.'
             )
         for split, examples in there.items():
             if not examples:
@@ -125,12 +122,12 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         copy appears under its name all at once.
 
         Raises:
-          UserError: some images are unreadable and `skip_unreadable` is off, or `prepared_dir` can't be written.
+          UserError: images are unreadable and `skip_unreadable` is off, or `prepared_dir` can't be written.
         """
         if not self.data_path.exists():
             try:
                 self.data_path.parent.mkdir(parents=True, exist_ok=True)
-                with _locked(self.data_path.parent / 'lock'):
+                with machine.locked(self.data_path.parent / 'lock'):
                     for left in self.data_path.parent.glob('incomplete.*'):
                         shutil.rmtree(left)
                     with _quiet():
@@ -185,7 +182,9 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         metadata = self.info.metadata
         index = {name: i for i, name in enumerate(metadata['classes'])}
         moments, number = np.zeros((2, 3)), 0
-        for example, (picture, error) in zip(examples, _in_threads(self._decode, examples), strict=True):
+        for example, (picture, error) in zip(
+            examples, machine.in_threads(self._decode, examples), strict=True
+        ):
             progress.update()
             if error:
                 metadata['unreadable'].append(error)
@@ -220,7 +219,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         return {
             'image': encoded,
             'plain': plain,
-            'box': clipped(example.box or (0, 0, width, height), width, height),
+            'box': decode.clipped(example.box or (0, 0, width, height), width, height),
             'file_name': name,
             'width': width,
             'height': height,
@@ -237,51 +236,17 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         if empty or not self.options.skip_unreadable:
             raise self._unreadable_error(unreadable)
         metadata['notes'].append(f'{len(unreadable):,} unreadable images are left out')
-        logging.warning(
-            '%s: %d unreadable images are left out: %s', self.name, len(unreadable), _shown(unreadable)
-        )
+        logging.warning('%s: unreadable images are left out: %s', self.name, _shown(unreadable))
 
     def _unreadable_error(self, unreadable: Sequence[str]) -> UserError:
         return UserError(
-            f'{self.name}: {len(unreadable):,} unreadable images in {self.source} ({_shown(unreadable)}); repair or '
-            'remove them, or pass --config.skip_unreadable=True to leave them out.'
+            f'{self.name}: {len(unreadable):,} unreadable images in {self.source} ({_shown(unreadable)}); '
+            'repair or remove them, or leave them out by --config.skip_unreadable=True.'
         )
 
     def _file_name(self, example: Example) -> str:
         path = example.path
         return str(path.relative_to(self.source) if path.is_relative_to(self.source) else path)
-
-
-def clipped(box: Box, width: int, height: int) -> Box:
-    """Returns the part of `box` inside a picture of width x height pixels; the nearest pixel where there is none."""
-    left, top, right, bottom = box
-    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
-    return left, top, min(max(right, left + 1), width), min(max(bottom, top + 1), height)
-
-
-def _in_threads(function, items: Sequence) -> Iterator:
-    """Yields function(item) in order, a few items ahead of the reader on every core."""
-    threads = machine.cores()
-    with futures.ThreadPoolExecutor(threads) as pool:
-        ahead = collections.deque()
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > 4 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock of `path`, which the system gives back when its holder ends, however that ends."""
-    with path.open('w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.warning('Another process prepares %s; waiting for it.', path.parent)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sreml_jax.errors import UserError
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
+
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _PNG_BIT_DEPTH = 24  # offset of that byte in every PNG file
 
@@ -15,15 +17,15 @@ _PNG_BIT_DEPTH = 24  # offset of that byte in every PNG file
 def open_picture(encoded: bytes, name: str) -> tuple[Image.Image, bool]:
     """Decodes a picture as a viewer would show it.
 
-    Palette, CMYK, 16-bit and greyscale pictures become 8-bit RGB, transparency is dropped, and a picture that a
-    camera marked as turned is turned upright. Of an animation the first frame counts.
+    Palette, CMYK, 16-bit and greyscale pictures become 8-bit RGB, transparency is dropped, and a picture that
+    a camera marked as turned is turned upright. Of an animation the first frame counts.
 
     Args:
       encoded: the bytes of the file.
       name: of the file, for the message.
 
     Returns:
-      The picture in mode RGB, and whether it is plain: a JPEG or PNG of which any decoder makes the same pixels.
+      The picture in mode RGB, and whether it is plain: a JPEG or PNG of which any decoder makes these pixels.
 
     Raises:
       UserError: these bytes are no complete picture.
@@ -34,14 +36,12 @@ def open_picture(encoded: bytes, name: str) -> tuple[Image.Image, bool]:
         with Image.open(io.BytesIO(encoded)) as picture:
             picture.load()
             upright = picture.getexif().get(_ORIENTATION, 1) == 1
-            deep = picture.format == 'PNG' and encoded[_PNG_BIT_DEPTH] != 8
-            plain = (
-                picture.format in ('JPEG', 'PNG') and picture.mode in ('L', 'RGB') and upright and not deep
-            )
+            eight_bit = picture.format == 'JPEG' or (picture.format == 'PNG' and encoded[_PNG_BIT_DEPTH] == 8)
+            plain = upright and eight_bit and picture.mode in ('L', 'RGB')
             return _rgb(picture if upright else ImageOps.exif_transpose(picture)), plain
     except UnidentifiedImageError:
         raise UserError(f'{name}: not an image') from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # PIL's readers raise all sorts of it on broken files
         raise UserError(f'{name}: {error}') from None
 
 
@@ -58,11 +58,17 @@ def picture(path: Path | str) -> np.ndarray:
     return np.asarray(open_picture(encoded, str(path))[0])
 
 
+def clipped(box: Box, width: int, height: int) -> Box:
+    """Returns the part of `box` inside a picture of this size, or the nearest pixel where there is none."""
+    left, top, right, bottom = box
+    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+    return left, top, min(max(right, left + 1), width), min(max(bottom, top + 1), height)
+
+
 def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith('I'):  # 16 bits, in which PIL's own conversion would clip rather than scale
-        return Image.fromarray(
-            (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        ).convert('RGB')
+        high_byte = np.asarray(picture).astype(np.int64) >> 8
+        picture = Image.fromarray(high_byte.clip(0, 255).astype(np.uint8))
     if 'transparency' in picture.info:  # PIL wants this detour, or warns
         picture = picture.convert('RGBA')
     return picture.convert('RGB')

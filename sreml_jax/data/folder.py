@@ -29,8 +29,8 @@ class Folder(RetrievalBuilder):
         number = round(self.options.train_fraction * len(classes))
         if not 0 < number < len(classes):
             raise UserError(
-                f'train_fraction={self.options.train_fraction:g} of the {len(classes)} classes in {source} leaves '
-                f'{number} to train on and {len(classes) - number} to test on; both need one at least.'
+                f'train_fraction={self.options.train_fraction:g} of the {len(classes)} classes in {source} '
+                f'leaves {number} to train on and {len(classes) - number} to test on; each needs one.'
             )
         return {'train': _images(source, classes[:number]), 'test': _images(source, classes[number:])}
 

@@ -29,16 +29,17 @@ _EM = 0.62  # font size as a share of the side
 
 
 class Glyphs(RetrievalBuilder):
-    """Small grey images, one a character and face, a little turned, scaled and shifted; half the characters train.
+    """Small grey pictures, one a character and face, each turned, scaled and shifted a little.
 
-    Characters count that have at least 10 faces, are no accented form of another, and look like no other.
+    Those characters count that have at least 10 faces, are no accented form of another and look like no
+    other; a seeded half of them trains.
     """
 
     def __init__(self, source: Path, config: ConfigDict):
         super().__init__(_FONTS, config)
 
     def fingerprint(self) -> str:
-        """See `RetrievalBuilder.fingerprint`. The versions tell as much as the listing, which takes seconds."""
+        """See `RetrievalBuilder.fingerprint`. The versions tell as much as a listing, and sooner."""
         return f'matplotlib-{matplotlib.__version__}-pillow-{PIL.__version__}'
 
     def find_examples(self, source: Path) -> dict[str, list[Example]]:
@@ -55,7 +56,11 @@ class Glyphs(RetrievalBuilder):
         """See `RetrievalBuilder.encoded`. The drawing is a function of the character and the face."""
         rng = np.random.default_rng([ord(example.label), *example.path.stem.encode()])
         picture = _drawn(
-            example.label, example.path, rng.uniform(-12, 12), rng.uniform(0.85, 1.15), rng.uniform(-2, 2, 2)
+            example.label,
+            example.path,
+            rng.uniform(-10, 10),
+            rng.uniform(0.88, 1.12),
+            rng.uniform(-1.5, 1.5, 2),
         )
         file = io.BytesIO()
         picture.save(file, 'PNG')
@@ -97,7 +102,7 @@ def _distinct(fonts: Path, characters: list[str]) -> list[str]:
 def _drawn(
     character: str, face: Path, turn: float = 0, scale: float = 1, shift: tuple[float, float] = (0, 0)
 ) -> Image.Image:
-    """Draws black on white, the ink's box in the middle; `turn` in degrees, `shift` in pixels of the result."""
+    """Draws black on white, the ink's box in the middle; `turn` in degrees, `shift` in pixels."""
     side = _SIZE * _FINE
     font = _font(face)
     left, top, right, bottom = font.getbbox(character)

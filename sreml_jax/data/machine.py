@@ -1,7 +1,16 @@
-"""What this process may use of the machine."""
+"""What this process may use of the machine: cores, memory, and files that others write too."""
 
+import collections
+import contextlib
+import fcntl
+import logging
 import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from pathlib import Path
+from typing import TypeVar
+
+_Item, _Result = TypeVar('_Item'), TypeVar('_Result')
 
 
 def cores() -> int:
@@ -22,3 +31,27 @@ def free_memory() -> int:
         return free if limit == 'max' else min(free, max(int(limit) - int(used), 0))
     except OSError:
         return free
+
+
+def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Yields function(item) in order, computed a few items ahead of the reader on every core."""
+    with futures.ThreadPoolExecutor(cores()) as pool:
+        ahead = collections.deque()
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 4 * cores():
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of the file `path`, which the system frees when its holder ends, however."""
+    with path.open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.warning('Another process is at work in %s; waiting for it.', path.parent)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -3,6 +3,7 @@
 import atexit
 import weakref
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +25,7 @@ class _Running:
     Its threads call back into Python; one that does so while the interpreter is taken down hangs the process.
     """
 
-    _all: 'weakref.WeakSet[_Running]' = weakref.WeakSet()
+    _all: ClassVar['weakref.WeakSet[_Running]'] = weakref.WeakSet()
 
     def __init__(self, dataset: tf.data.Dataset):
         self.iterator = dataset.as_numpy_iterator()
