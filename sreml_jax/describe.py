@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sreml_jax.errors import UserError
-from sreml_jax.learning import objective, step
-from sreml_jax.learning.optimizer import adam
+from sreml_jax.learning import objective
+from sreml_jax.model import initial
 from sreml_jax.model.ensemble import Ensemble, Trunk
 from sreml_jax.model.resnet import BACKBONES, Layers, Stage
 from sreml_jax.run import model_of
@@ -21,11 +21,13 @@ GIB = 2**30
 def describe(config: ConfigDict) -> str:
     """Returns layers, parameter counts, embedding size and training memory per device, as text."""
     model = model_of(config)
-    state = jax.eval_shape(lambda: step.initial_state(model, adam(lambda _: 0.0), 0))
-    trunk, members = state.params['trunk'], state.params['members']
+    variables = initial.shapes(model)
+    params = variables['params']
+    trunk, members = params['trunk'], params['members']
     lines = [
         f'{config.model_type}, width {config.width}, stem {config.stem}, '
-        f'{config.image_size}x{config.image_size} images; {config.ensemble_size} members of {config.meta_class_size} meta classes',
+        f'{config.image_size}x{config.image_size} images; '
+        f'{config.ensemble_size} members of {config.meta_class_size} meta classes',
         '',
         f'{"part":<10}{"layer":<10}{"output":>16}{"parameters":>16}',
     ]
@@ -43,10 +45,10 @@ def describe(config: ConfigDict) -> str:
             f'{config.ensemble_size} members and batches of {config.batch_size} can not be shared evenly by '
             f'{data} x {member} devices; set mesh, gpu_ids, ensemble_size or batch_size'
         )
-    memory = training_memory(model, state, data, member, config.batch_size, config.image_size)
+    memory = training_memory(model, variables, data, member, config.batch_size, config.image_size)
     lines += [
         '',
-        f'{"parameters, total":<26}{count(state.params):>16,}',
+        f'{"parameters, total":<26}{count(params):>16,}',
         f'{"parameters, trunk":<26}{count(trunk):>16,}',
         f'{"parameters, one member":<26}{count(members) // config.ensemble_size:>16,}',
         f'{"numbers in an embedding":<26}{config.ensemble_size * config.meta_class_size:>16,}',
@@ -85,7 +87,7 @@ def layer_outputs(model: Ensemble, image_size: int) -> dict[str, tuple[int, ...]
 
 
 def training_memory(
-    model: Ensemble, state: step.TrainState, data: int, member: int, batch_size: int, image_size: int
+    model: Ensemble, variables: dict[str, Any], data: int, member: int, batch_size: int, image_size: int
 ) -> dict[str, int]:
     """Returns what a training step holds on each device of a data x member mesh, in bytes by kind."""
     local = model.clone(members=model.members // member, axis=None, conv='grouped')
@@ -107,7 +109,7 @@ def training_memory(
 
         return jax.tree_util.tree_map_with_path(share, tree)
 
-    params, batch_stats = on_device(state.params), on_device(state.batch_stats)
+    params, batch_stats = on_device(variables['params']), on_device(variables['batch_stats'])
     rows = batch_size // data
     images = jax.ShapeDtypeStruct((rows, image_size, image_size, 3), jnp.float32)
     meta_labels = jax.ShapeDtypeStruct((rows, local.members), jnp.int32)
@@ -115,7 +117,7 @@ def training_memory(
     saved = size(jax.eval_shape(backward, params, batch_stats, images, meta_labels))
     return {
         'parameters and statistics': size(params) + size(batch_stats),
-        "Adam's moments": size(on_device(state.opt_state)),
+        "Adam's moments": 2 * size(params),
         'gradients': size(params),
         'activations': max(0, saved - size(params)),
     }

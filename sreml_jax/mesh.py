@@ -39,8 +39,8 @@ def make(config: ConfigDict) -> Mesh:
         )
     if config.ensemble_size % member:
         raise UserError(
-            f'ensemble_size={config.ensemble_size} can not be shared evenly by {member} devices; take '
-            f' {_numbers(divisors(config.ensemble_size))} of them (gpu_ids, mesh) or another ensemble_size'
+            f'ensemble_size={config.ensemble_size} can not be shared evenly by {member} devices; '
+            f'take {_numbers(divisors(config.ensemble_size))} of them (gpu_ids, mesh), or another number'
         )
     for field in ('batch_size', 'eval_batch_size'):
         if config[field] % data:

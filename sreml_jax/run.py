@@ -33,12 +33,7 @@ class Run:
 
     def abstract_state(self, adam: optax.GradientTransformation) -> step.TrainState:
         """Returns the shapes, dtypes and shardings of the training state on this run's mesh."""
-        shapes = jax.eval_shape(lambda: step.initial_state(self.model, adam, 0))
-        return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            shapes,
-            meshes.shardings(self.mesh, shapes),
-        )
+        return step.abstract_state(self.model, adam, self.mesh)
 
 
 def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:

@@ -92,7 +92,7 @@ def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: P
         table = meta_classes.draw(
             dataset.num_classes, config.ensemble_size, config.meta_class_size, config.seed
         )
-        return step.sharded_state(run.model, adam, config.seed, run.mesh), table
+        return step.initial_state(run.model, adam, run.mesh, config.seed), table
     newest = checkpoints.steps()[-1]
     saved = checkpoints.config(newest)
     configs.refuse_other_model(saved, config, str(workdir))

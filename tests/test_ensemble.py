@@ -120,13 +120,6 @@ def test_small_stem_and_width():
     assert shapes['members']['fc']['kernel'].shape == (2, 64, 5)
 
 
-def test_members_start_different_from_each_other():
-    model = Ensemble('resnet18', 3, 5, width=2, stem='small', conv='grouped')
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    kernel = variables['params']['members']['fc']['kernel']
-    assert np.ptp(kernel, axis=0).min() > 0
-
-
 def test_embedding_by_hand():
     logits = jnp.array([[[3.0, 4.0], [0.0, -2.0]], [[0.0, 0.0], [1.0, 0.0]]])
     half = np.sqrt(0.5)

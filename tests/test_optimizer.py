@@ -55,4 +55,5 @@ def test_adams_first_step_is_the_rate():
     optimizer = adam(lambda _: 0.1)
     params = jnp.array([1.0, 2.0])
     updates, _ = optimizer.update(jnp.array([3.0, -0.5]), optimizer.init(params), params)
-    assert_allclose(updates, [-0.1, 0.1], rtol=1e-6)
+    # 1 - 0.999 in float32 is 1e-5 off.
+    assert_allclose(updates, [-0.1, 0.1], rtol=1e-5)

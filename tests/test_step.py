@@ -30,7 +30,7 @@ def trajectory(model_type, data, member):
     )
     run = Run.of(config)
     adam = run.adam(STEPS)
-    state = step.sharded_state(run.model, adam, 0, run.mesh)
+    state = step.initial_state(run.model, adam, run.mesh, 0)
     table = meshes.put(run.mesh, meshes.META_TABLE, meta_classes.draw(8, 12, 4, 0), 12)
     train_step = step.make_train_step(run.model, adam, run.mesh, MEAN, STD)
     random = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def test_a_result_does_not_depend_on_the_mesh(model_type, data, member):
 def test_members_lie_on_their_device_alone():
     config = tiny_config(gpu_ids=(0, 1, 2), ensemble_size=6)
     run = Run.of(config)
-    state = step.sharded_state(run.model, run.adam(1), 0, run.mesh)
+    state = step.initial_state(run.model, run.adam(1), run.mesh, 0)
     kernel = state.params['members']['fc']['kernel']
     assert [s.data.shape[0] for s in kernel.addressable_shards] == [2, 2, 2]
     assert state.opt_state[0].mu['members']['fc']['kernel'].sharding == kernel.sharding
@@ -73,7 +73,7 @@ def test_members_lie_on_their_device_alone():
 
 def test_initial_values_do_not_depend_on_the_mesh():
     states = [
-        step.sharded_state(run.model, run.adam(1), 7, run.mesh).params
+        step.initial_state(run.model, run.adam(1), run.mesh, 7).params
         for run in (Run.of(tiny_config(gpu_ids=ids)) for ids in ((0,), (0, 1)))
     ]
     jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, states))

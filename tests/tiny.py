@@ -22,6 +22,7 @@ def tiny_config(**fields) -> ConfigDict:
         learning_rate=1e-3,
         recalls=(1, 2, 4),
         compilation_cache='',
+        member_conv='grouped',
         gpu_ids=(0,),
         log_every=1,
     )

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from sreml_jax import mesh as meshes
 from sreml_jax.learning import objective
+from sreml_jax.model import initial
 from sreml_jax.model.ensemble import Ensemble, embed, normalise
 
 
@@ -39,22 +40,30 @@ class TrainState:
         return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
-def initial_state(model: Ensemble, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Returns a fresh state, a function of the seed alone; under `jax.eval_shape`, its shapes."""
-    # Kernels do not depend on the images' size: the smallest that every stage accepts will do.
-    images = jnp.zeros((1, 32, 32, 3))
-    # 'grouped' is the quickest to trace; initial values do not depend on it.
-    variables = model.clone(axis=None, conv='grouped').init(jax.random.key(seed), images)
-    params = variables['params']
-    return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], optimizer.init(params))
+def abstract_state(model: Ensemble, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Returns the shapes, dtypes and shardings of the training state."""
+    variables = initial.shapes(model)
+    opt_state = jax.eval_shape(optimizer.init, variables['params'])
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(step, variables['params'], variables['batch_stats'], opt_state)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        meshes.shardings(mesh, state),
+    )
 
 
-def sharded_state(
-    model: Ensemble, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+def initial_state(
+    model: Ensemble, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
 ) -> TrainState:
-    """Returns `initial_state` made where it will lie: no device ever holds all members."""
-    make = lambda: initial_state(model, optimizer, seed)  # noqa: E731
-    return jax.jit(make, out_shardings=meshes.shardings(mesh, jax.eval_shape(make)))()
+    """Returns a fresh state, made where it lies: no device ever holds all members."""
+    abstract = abstract_state(model, optimizer, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    variables = initial.draw(abstract.variables, seed, shardings.variables)
+    params = variables['params']
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
+    return TrainState(step, params, variables['batch_stats'], opt_state)
 
 
 def make_train_step(
@@ -93,8 +102,7 @@ def make_train_step(
             'accuracy': accuracy,
         }
 
-    abstract = jax.eval_shape(lambda: initial_state(model, optimizer, 0))
-    specs = meshes.specs(abstract)
+    specs = meshes.specs(abstract_state(model, optimizer, mesh))
     run = jax.shard_map(
         step,
         mesh=mesh,
@@ -118,8 +126,6 @@ def make_embed_step(
         # Each device scaled by its own members.
         return part / np.sqrt(mesh.shape['member'])
 
-    abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
-    run = jax.shard_map(
-        step, mesh=mesh, in_specs=(meshes.specs(abstract), meshes.IMAGES), out_specs=meshes.EMBEDDING
-    )
+    specs = meshes.specs(initial.shapes(model))
+    run = jax.shard_map(step, mesh=mesh, in_specs=(specs, meshes.IMAGES), out_specs=meshes.EMBEDDING)
     return jax.jit(run)

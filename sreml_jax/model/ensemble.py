@@ -44,20 +44,11 @@ class Member(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         for index in (2, 3, 4):
             x = Stage(index, self.backbone, self.layers, self.width, name=f'layer{index}')(x)
-        x = global_average_pool(x)
-        # torch's nn.Linear draws weight and bias from the same interval.
-        bound = 1 / math.sqrt(x.shape[-1])
-        return nn.Dense(
-            self.meta_classes,
-            dtype=self.layers.dtype,
-            kernel_init=nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'),
-            bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
-            name='fc',
-        )(x)
+        return nn.Dense(self.meta_classes, dtype=self.layers.dtype, name='fc')(global_average_pool(x))
 
 
 class Ensemble(nn.Module):
-    """Images to the logits of all members.
+    """Images to the logits of all members. Initial values: see `initial`.
 
     Attributes:
       model_type: a key of `resnet.BACKBONES`.

@@ -28,8 +28,6 @@ BACKBONES = {
     'resnext50_32x4d': Backbone(True, (3, 4, 6, 3), groups=32, group_width=4),
 }
 
-kaiming_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
-
 
 class Layers(NamedTuple):
     """How the layers of one part of the model are made.
@@ -56,7 +54,6 @@ class Layers(NamedTuple):
             feature_group_count=groups,
             use_bias=False,
             dtype=self.dtype,
-            kernel_init=kaiming_fan_out,
             conv_general_dilated=self.convolution,
             name=name,
         )

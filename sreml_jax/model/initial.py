@@ -1,0 +1,74 @@
+"""Initial values of the ensemble, drawn on the host.
+
+As torchvision draws them: convolutions normal by fan-out (He et al. 2015), classifiers uniform by fan-in,
+BatchNorm 1 and 0. Drawn by numpy, each array and member from a stream of its own: the values do not depend on
+the mesh, each device's part is drawn alone, and nothing is compiled (XLA takes a minute on a CPU to compile
+JAX's generator for as many arrays as a ResNet has).
+"""
+
+import math
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sreml_jax.model.ensemble import Ensemble
+
+
+def shapes(model: Ensemble) -> dict[str, Any]:
+    """Returns the shapes of the ensemble's variables, {'params': ..., 'batch_stats': ...}."""
+    # They depend neither on the images' size nor on how convolutions run: the cheapest to trace will do.
+    one = model.clone(axis=None, conv='grouped')
+    return jax.eval_shape(lambda: one.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+
+
+def draw(shapes: Any, seed: int, shardings: Any) -> Any:
+    """Draws all variables onto their devices.
+
+    Args:
+      shapes: as of `shapes`; leaves under 'members' have the members as first axis.
+      seed: the values are a function of it.
+      shardings: of every variable; members' arrays may be split along their first axis only.
+
+    Returns:
+      float32 arrays.
+    """
+
+    fan_in = shapes['params']['members']['fc']['kernel'].shape[1]
+
+    def place(path, leaf, sharding):
+        names = tuple(k.key for k in path)
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            if names[1] != 'members':
+                return draw_one(names, leaf.shape, fan_in, seed)
+            members = range(*index[0].indices(leaf.shape[0]))
+            return np.stack([draw_one((*names, m), leaf.shape[1:], fan_in, seed) for m in members])
+
+        return jax.make_array_from_callback(leaf.shape, sharding, part)
+
+    return jax.tree_util.tree_map_with_path(place, shapes, shardings)
+
+
+def draw_one(names: tuple[str | int, ...], shape: tuple[int, ...], fan_in: int, seed: int) -> np.ndarray:
+    """Draws a variable of the trunk, or of the one member whose number ends the names.
+
+    Args:
+      names: ('params', 'trunk', 'bn1', 'scale'), ('params', 'members', 'layer2', '0', 'conv1', 'kernel', 7).
+      shape: of what is drawn.
+      fan_in: inputs of the classifiers.
+      seed: of the run.
+
+    Returns:
+      float32 `shape`.
+    """
+    module, variable = [n for n in names if isinstance(n, str)][-2:]
+    if module != 'fc' and variable != 'kernel':  # BatchNorm
+        return np.full(shape, variable in ('scale', 'var'), np.float32)
+    random = np.random.default_rng((seed, zlib.crc32('/'.join(map(str, names)).encode())))
+    if module == 'fc':
+        return (random.uniform(-1, 1, shape) / math.sqrt(fan_in)).astype(np.float32)
+    fan_out = math.prod(shape[:2]) * shape[3]
+    return random.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / fan_out))
