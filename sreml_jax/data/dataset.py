@@ -65,6 +65,8 @@ class Dataset(abc.ABC):
           {'image': uint8 [batch, H, W, 3], 'label': int32 [batch]}
         """
         steps = self.steps_per_epoch(batch_size)
+        if first_step >= steps * num_epochs:
+            return
         labels = self.labels['train']
         epochs = [
             order.epoch_order(seed, epoch, labels, self.max_images_per_class)
