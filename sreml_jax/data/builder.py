@@ -196,7 +196,9 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
             moments += picture.pop('moments')
             yield number, {**picture, 'label': index[example.label]}
             number += 1
-        if split == 'train' and number:
+        if not number:
+            raise self._unreadable_error(metadata['unreadable'])
+        if split == 'train':
             mean, square = moments / number
             metadata.update(mean=mean.tolist(), std=np.sqrt(np.maximum(square - mean**2, 0)).tolist())
         if split == list(metadata['labels'])[-1]:
@@ -232,8 +234,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         unreadable = metadata['unreadable']
         if not unreadable:
             return
-        empty = [split for split, labels in metadata['labels'].items() if not labels]
-        if empty or not self.options.skip_unreadable:
+        if not self.options.skip_unreadable:
             raise self._unreadable_error(unreadable)
         metadata['notes'].append(f'{len(unreadable):,} unreadable images are left out')
         logging.warning('%s: unreadable images are left out: %s', self.name, _shown(unreadable))
