@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-_CPU_ROWS, _ACCELERATOR_ROWS = 1024, 2048  # of a block at most
+_CPU_ROWS, _ACCELERATOR_ROWS = 512, 2048  # of a block at most; that of the CPU is measured
 _LEAST_ROWS = 256  # of a block, for the matmul's sake
-_LEAST_BLOCKS = 12  # the more blocks, the less is computed twice; measured by launch/bench_recall.py
+_LEAST_BLOCKS = 12  # the more blocks, the less of the diagonal ones is computed twice
 _BLOCK_BYTES = 2**27  # at most
 _HELD_BYTES = 2**28  # embeddings up to this size are held on a CPU in whole; an accelerator holds any
 
