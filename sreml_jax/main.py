@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
@@ -31,6 +32,7 @@ MODE = flags.DEFINE_enum('mode', 'train', list(MODES), '; '.join(f'{m}: {text}' 
 
 def main(_: list[str]) -> None:
     """Runs the mode; a user's mistake ends with one sentence and exit code 2."""
+    quiet_libraries()
     try:
         dispatch(MODE.value, _workdir(), CONFIG.value)
     except UserError as error:
@@ -70,6 +72,17 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
     if mode == 'train':
         train(config, workdir, dataset, signals)
     evaluate(config, workdir, dataset)
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to this program: orbax and TFDS tell every step of theirs through absl."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter('%(message)s'))
+    log = logging.getLogger('sreml_jax')
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.propagate = False
 
 
 def keep_compiled(folder: str) -> None:
@@ -139,9 +152,6 @@ def _complain(sentence: str) -> int:
 
 def cli() -> None:
     """The `sreml` command."""
-    logging.getLogger('sreml_jax').setLevel(logging.INFO)
-    for chatty in ('absl', 'jax'):  # orbax and TFDS tell every step of theirs through absl
-        logging.getLogger(chatty).setLevel(logging.ERROR)
     app.run(main, flags_parser=parse_flags)
 
 

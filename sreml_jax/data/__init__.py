@@ -15,6 +15,8 @@ from sreml_jax.errors import UserError, nearest
 if TYPE_CHECKING:
     from sreml_jax.data.builder import RetrievalBuilder
 
+log = logging.getLogger(__name__)
+
 NAMES = ('car', 'cub', 'sop', 'isc', 'folder', 'glyphs')
 
 
@@ -42,7 +44,7 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     builder = getattr(importlib.import_module(f'sreml_jax.data.{name}'), name.capitalize())(source, config)
     builder.prepare()
     for note in builder.info.metadata['notes']:
-        logging.warning('%s: %s.', name, note)
+        log.warning('%s: %s.', name, note)
     return builder
 
 

@@ -18,6 +18,8 @@ from tqdm.utils import CallbackIOWrapper
 
 from sreml_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = ('.tgz', '.tar.gz', '.zip')
 
 # NotImplementedError: a zip of a compression that Python lacks.
@@ -68,7 +70,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def _unpack_one(archive: Path, target: Path) -> None:
     partial = target.with_name(f'.{target.name}.unpacking')
-    logging.info('Unpacking %s', archive)
+    log.info('Unpacking %s', archive)
     try:
         if partial.exists():  # left by a process that was killed
             shutil.rmtree(partial)

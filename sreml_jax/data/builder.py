@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from sreml_jax.data import decode, machine
 from sreml_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
 
 class Example(NamedTuple):
     """One image of a split.
@@ -237,7 +239,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         if not self.options.skip_unreadable:
             raise self._unreadable_error(unreadable)
         metadata['notes'].append(f'{len(unreadable):,} unreadable images are left out')
-        logging.warning('%s: unreadable images are left out: %s', self.name, _shown(unreadable))
+        log.warning('%s: unreadable images are left out: %s', self.name, _shown(unreadable))
 
     def _unreadable_error(self, unreadable: Sequence[str]) -> UserError:
         return UserError(

@@ -14,6 +14,8 @@ import tensorflow_datasets as tfds
 from sreml_jax.data.archives import locked
 from sreml_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
 
 class Download(NamedTuple):
     """An archive: its address, its name on disk, its bytes, and their SHA-256 in hexadecimal."""
@@ -99,7 +101,7 @@ def _fetch_to(target: Path, wanted: Download) -> None:
             except requests.RequestException as error:
                 if attempt == ATTEMPTS:
                     raise
-                logging.warning('The download of %s broke off (%s); starting anew.', wanted.file, error)
+                log.warning('The download of %s broke off (%s); starting anew.', wanted.file, error)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

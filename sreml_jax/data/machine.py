@@ -10,6 +10,8 @@ from concurrent import futures
 from pathlib import Path
 from typing import TypeVar
 
+log = logging.getLogger(__name__)
+
 _Item, _Result = TypeVar('_Item'), TypeVar('_Result')
 
 
@@ -52,6 +54,6 @@ def locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.warning('Another process is at work in %s; waiting for it.', path.parent)
+            log.warning('Another process is at work in %s; waiting for it.', path.parent)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
