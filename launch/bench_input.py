@@ -28,7 +28,7 @@ def main() -> None:
     """Measures images/s of the four ways in turn and prints the ratios to the PIL loop."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--images', default=str(CUB100), help='a folder or tar of pictures')
-    p.add_argument('--number', type=int, default=1200, help='at most so many of them')
+    p.add_argument('--number', type=int, default=2400, help='at most so many of them')
     p.add_argument('--image_size', type=int, default=256)
     p.add_argument('--batch_size', type=int, default=12)
     p.add_argument('--repeats', type=int, default=5)
