@@ -1,5 +1,6 @@
 """A user's own folders: which class goes where, which files count, what is refused."""
 
+import os
 import tarfile
 from pathlib import Path
 
@@ -59,6 +60,17 @@ def test_hidden_and_foreign_files_are_ignored(tmp_path):
 def test_suffixes_in_capitals_count(tmp_path):
     pictures.write_classes(tmp_path / 'data', 2, 1, 'JPG')
     assert found(tmp_path / 'data')['train'] == [('class00', '000.JPG')]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    pictures.write_classes(tmp_path / 'data', 2, 2)
+    path = tmp_path / 'data' / 'class00' / '000.png'
+    path.rename(path.with_name(os.fsdecode(b'caf\xe9.png')))
+    config = default.get_config()
+    config.update(
+        data_name='folder', data_dir=str(tmp_path / 'data'), prepared_dir=str(tmp_path / 'prepared')
+    )
+    assert len(data.load(config).labels['train']) == 2
 
 
 def test_classes_on_both_sides_are_noted(tmp_path):

@@ -249,7 +249,8 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _file_name(self, example: Example) -> str:
         path = example.path
-        return str(path.relative_to(self.source) if path.is_relative_to(self.source) else path)
+        name = str(path.relative_to(self.source) if path.is_relative_to(self.source) else path)
+        return name.encode(errors='replace').decode()  # names on disk need not be UTF-8
 
 
 @contextlib.contextmanager
