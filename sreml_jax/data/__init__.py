@@ -85,7 +85,7 @@ def _source(config: ConfigDict) -> Path:
     """Returns the folder of the user's copy: data_dir/<data_name> if there is one, else data_dir."""
     folder = Path(config.data_dir).expanduser()
     own = folder / config.data_name
-    if config.download and not own.is_dir():
+    if config.download and not own.is_dir() and not (folder.is_dir() and any(folder.iterdir())):
         return own  # to be made
     source = own if own.is_dir() else folder
     if not source.is_dir():
