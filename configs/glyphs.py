@@ -12,12 +12,13 @@ def get_config():
     """Returns a run that ends within five minutes on two CPU cores."""
     config = default.get_config()
     config.data_name = 'glyphs'
-    config.image_size = 32
-    config.stem = 'small'
-    config.width = 16
+    config.image_size = 48
+    config.width = 32
     config.ensemble_size = 6
     config.batch_size = 32
-    config.num_epochs = 10
+    config.num_epochs = 5
     config.learning_rate = 1e-3
+    config.schedule = 'cosine'
+    config.warmup_epochs = 0.5
     config.recalls = (1, 2, 4, 8, 10, 20)
     return config

@@ -5,4 +5,5 @@ cd "$(dirname "$0")/.."
 launch/setup.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-exec .venv/bin/python -m pytest "$@"
+# Compiling takes most of the time and one core: two tests at once.
+exec .venv/bin/python -m pytest --numprocesses 2 "$@"

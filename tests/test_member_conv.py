@@ -1,0 +1,187 @@
+"""Member convolutions: every way against `lax.conv_general_dilated` under vmap, and under shard_map."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from sreml_jax.model import conv_table, member_conv
+
+MEMBERS = 3
+
+
+def plain(x, w, stride, padding, groups):
+    """The oracle: one member."""
+    return lax.conv_general_dilated(
+        x, w, (stride, stride), padding,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups, precision='highest',
+    )  # fmt: skip
+
+
+def products(conv, x, w, shared, seed=1):
+    """The output under vmap, and the gradients of its product with a random array."""
+    batched = jax.vmap(conv, (None if shared else 0, 0))
+    y, transpose = jax.vjp(batched, x, w)
+    dy = jnp.asarray(np.random.RandomState(seed).standard_normal(y.shape), y.dtype)
+    return y, *transpose(dy)
+
+
+def operands(kernel, groups, shared, size, dtype=np.float32):
+    draw = np.random.RandomState(0).standard_normal
+    x = draw((*(() if shared else (MEMBERS,)), 2, *size, 8))
+    w = draw((MEMBERS, kernel, kernel, 8 // groups, 12))
+    return jnp.asarray(x, dtype), jnp.asarray(w, dtype)
+
+
+def close(found, expected, tolerance):
+    """Within `tolerance` of the largest expected value."""
+    for f, e in zip(found, expected, strict=True):
+        assert f.dtype == e.dtype
+        f, e = np.asarray(f, np.float64), np.asarray(e, np.float64)
+        np.testing.assert_allclose(f, e, rtol=0, atol=tolerance * np.abs(e).max())
+
+
+CASES = [
+    pytest.param(
+        kernel, stride, groups, shared, size, id=f'{kernel}x{kernel}/{stride}-{groups}-{shared}-{size}'
+    )
+    for kernel, stride, groups in itertools.product((1, 3), (1, 2), (1, 4))
+    for shared, size in ((False, (7, 8)), (True, (8, 5)), (False, (2, 2)))
+] + [pytest.param(3, 1, 1, False, (1, 1), id='one-pixel')]
+
+
+@pytest.mark.parametrize('way', member_conv.CHOICES)
+@pytest.mark.parametrize(('kernel', 'stride', 'groups', 'shared', 'size'), CASES)
+def test_equals_the_plain_convolution_and_its_gradients(way, kernel, stride, groups, shared, size):
+    x, w = operands(kernel, groups, shared, size)
+    padding = [(kernel // 2,) * 2] * 2
+    conv = functools.partial(
+        member_conv.conv, window_strides=(stride,) * 2, padding=padding, feature_group_count=groups, way=way
+    )
+    oracle = functools.partial(plain, stride=stride, padding=padding, groups=groups)
+    close(products(conv, x, w, shared), products(oracle, x, w, shared), 1e-5)
+
+
+@pytest.mark.parametrize('way', member_conv.CHOICES)
+@pytest.mark.parametrize(('kernel', 'stride', 'groups'), [(1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 4)])
+def test_bfloat16(way, kernel, stride, groups):
+    x, w = operands(kernel, groups, False, (6, 6), jnp.bfloat16)
+    padding = [(kernel // 2,) * 2] * 2
+    conv = functools.partial(
+        member_conv.conv, window_strides=(stride,) * 2, padding=padding, feature_group_count=groups, way=way
+    )
+    exact = products(
+        functools.partial(plain, stride=stride, padding=padding, groups=groups),
+        x.astype(jnp.float32), w.astype(jnp.float32), False,
+    )  # fmt: skip
+    # The random gradient is rounded to bfloat16 on one side only, which the tolerance covers.
+    close(products(conv, x, w, False), [e.astype(jnp.bfloat16) for e in exact], 1e-2)
+
+
+@pytest.mark.parametrize('way', member_conv.CHOICES)
+def test_uneven_padding(way):
+    x, w = operands(3, 1, False, (6, 5))
+    padding = [(0, 1), (2, 0)]
+    for stride in (1, 2):
+        conv = functools.partial(member_conv.conv, window_strides=(stride,) * 2, padding=padding, way=way)
+        oracle = functools.partial(plain, stride=stride, padding=padding, groups=1)
+        close(products(conv, x, w, False), products(oracle, x, w, False), 1e-5)
+
+
+@pytest.mark.parametrize('way', member_conv.WAYS)
+def test_double_precision(way):
+    with jax.enable_x64(True):
+        x, w = operands(3, 1, False, (5, 5), np.float64)
+        conv = functools.partial(member_conv.conv, window_strides=(2, 2), padding=[(1, 1)] * 2, way=way)
+        oracle = functools.partial(plain, stride=2, padding=[(1, 1)] * 2, groups=1)
+        close(products(conv, x, w, False), products(oracle, x, w, False), 1e-13)
+
+
+def test_kernels_shared_by_members():
+    x, w = operands(3, 1, False, (4, 4))
+    conv = functools.partial(member_conv.conv, window_strides=(1, 1), padding=[(1, 1)] * 2)
+    y = jax.vmap(conv, (0, None))(x, w[0])
+    close([y], [jnp.stack([plain(one, w[0], 1, [(1, 1)] * 2, 1) for one in x])], 1e-5)
+
+
+class Stack(nn.Module):
+    """A member of two layers."""
+
+    way: str | None
+
+    @nn.compact
+    def __call__(self, x):
+        conv = self.way and functools.partial(member_conv.conv, way=self.way)
+        x = nn.Conv(4, (3, 3), strides=2, padding=1, use_bias=False, conv_general_dilated=conv)(x)
+        return nn.Conv(4, (3, 3), padding=1, use_bias=False, conv_general_dilated=conv)(jnp.tanh(x))
+
+
+def ensemble(way, members):
+    """Four members of a shared trunk: (variables, scale of the trunk, images) -> the sum of a loss."""
+    module = nn.vmap(
+        Stack, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=None, axis_size=members
+    )(way)
+    return module, lambda v, scale, x: (module.apply(v, jnp.tanh(scale * x)) ** 2).sum()
+
+
+@pytest.mark.parametrize('way', member_conv.CHOICES)
+@pytest.mark.parametrize('shape', [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_any_mesh_gives_the_gradients_of_no_mesh(way, shape):
+    x = jnp.asarray(np.random.RandomState(0).standard_normal((4, 6, 6, 3)), jnp.float32)
+    module, loss = ensemble(None, 4)
+    variables = module.init(jax.random.key(0), x)
+    expected = jax.value_and_grad(loss, (0, 1))(variables, jnp.float32(1.1), x)
+
+    mesh = jax.make_mesh(
+        shape,
+        ('data', 'member'),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=jax.devices()[: shape[0] * shape[1]],
+    )
+    _, part = ensemble(way, 4 // shape[1])
+    whole = lambda v, scale, x: lax.psum(part(v, scale, x), ('data', 'member'))  # noqa: E731
+    found = jax.jit(
+        jax.shard_map(
+            jax.value_and_grad(whole, (0, 1)),
+            mesh=mesh,
+            in_specs=(P('member'), P(), P('data')),
+            out_specs=(P(), (P('member'), P())),
+        )
+    )(variables, jnp.float32(1.1), x)
+    close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5)
+
+
+def test_under_remat():
+    x, w = operands(3, 1, False, (4, 4))
+    conv = functools.partial(member_conv.conv, window_strides=(1, 1), padding=[(1, 1)] * 2)
+    close(products(jax.checkpoint(conv), x, w, False), products(conv, x, w, False), 1e-6)
+
+
+def test_unknown_way_lists_the_known_ones():
+    x, w = operands(1, 1, True, (2, 2))
+    with pytest.raises(
+        ValueError, match="'fast'; it must be one of auto, grouped, unrolled, matmul, winograd"
+    ):
+        member_conv.conv(x, w[0], (1, 1), [(0, 0)] * 2, way='fast')
+
+
+@pytest.mark.parametrize('extra', [{'padding': 'SAME'}, {'padding': [(1, 1)] * 2, 'rhs_dilation': (2, 2)}])
+def test_what_members_do_not_need_is_refused(extra):
+    x, w = operands(3, 1, True, (4, 4))
+    with pytest.raises(ValueError, match='explicit padding and no dilation'):
+        member_conv.conv(x, w[0], (1, 1), **extra)
+
+
+def test_auto_names_a_way_for_every_device_and_shape():
+    asked = itertools.product(
+        ('cpu', 'gpu', 'tpu'), ('forward', 'input_gradient', 'kernel_gradient'),
+        ((1, 1), (2, 2), (16, 16), (64, 64)), ((1, 1), (3, 3)), (1, 32),
+    )  # fmt: skip
+    assert {conv_table.choose(*a) for a in asked} <= set(member_conv.WAYS)
