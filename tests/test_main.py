@@ -36,7 +36,7 @@ def refused(*arguments: str) -> str:
         (['train'], "'train' is no option"),
         (['--workdir=/proc/nothing/here'], '/proc/nothing'),
         (['--mode=eval', '--workdir=/proc'], 'holds no checkpoint'),
-        (['--config.gpu_ids=0,7'], 'this machine has devices 0'),
+        (['--config.gpu_ids=0,99'], 'this machine has devices 0'),
     ],
 )
 def test_a_mistake_on_the_command_line(arguments, message, tmp_path):

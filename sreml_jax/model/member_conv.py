@@ -82,20 +82,20 @@ def _with_member_rule(geometry: Geometry, way: str):
     def rule(axis_size, in_batched, x, w):
         del axis_size
         if in_batched[1]:
-            return _members(x, w, geometry, way), True
+            return convolve_members(x, w, geometry, way), True
         return jax.vmap(lambda x: plain(x, w, geometry))(x), True
 
     return one
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _members(x: jax.Array, w: jax.Array, geometry: Geometry, way: str) -> jax.Array:
+def convolve_members(x: jax.Array, w: jax.Array, geometry: Geometry, way: str) -> jax.Array:
     """The convolutions of all members at once, see `conv_ways` for the operands."""
     return _way('forward', x, w, geometry, way).forward(x, w, geometry)
 
 
 def _members_forward(x, w, geometry, way):
-    return _members(x, w, geometry, way), (x, w)
+    return convolve_members(x, w, geometry, way), (x, w)
 
 
 def _members_backward(geometry, way, operands, dy):
@@ -105,7 +105,7 @@ def _members_backward(geometry, way, operands, dy):
     return dx, dw
 
 
-_members.defvjp(_members_forward, _members_backward)
+convolve_members.defvjp(_members_forward, _members_backward)
 
 
 def _way(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, way: str) -> Way:
