@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from sreml_jax.model import conv_table, member_conv
+from sreml_jax.model.conv_ways import WAYS
 
 MEMBERS = 3
 
@@ -63,7 +64,7 @@ CASES = [
 ] + [pytest.param(3, 1, 1, False, (1, 1), id='one-pixel')]
 
 
-@pytest.mark.parametrize('way', member_conv.CHOICES)
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize(('kernel', 'stride', 'groups', 'shared', 'size'), CASES)
 def test_equals_the_plain_convolution_and_its_gradients(way, kernel, stride, groups, shared, size):
     x, w = operands(kernel, groups, shared, size)
@@ -75,7 +76,7 @@ def test_equals_the_plain_convolution_and_its_gradients(way, kernel, stride, gro
     close(products(conv, x, w, shared), products(oracle, x, w, shared), 1e-5)
 
 
-@pytest.mark.parametrize('way', member_conv.CHOICES)
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize(('kernel', 'stride', 'groups'), [(1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 4)])
 def test_bfloat16(way, kernel, stride, groups):
     x, w = operands(kernel, groups, False, (6, 6), jnp.bfloat16)
@@ -91,7 +92,7 @@ def test_bfloat16(way, kernel, stride, groups):
     close(products(conv, x, w, False), [e.astype(jnp.bfloat16) for e in exact], 1e-2)
 
 
-@pytest.mark.parametrize('way', member_conv.CHOICES)
+@pytest.mark.parametrize('way', WAYS)
 def test_uneven_padding(way):
     x, w = operands(3, 1, False, (6, 5))
     padding = [(0, 1), (2, 0)]
@@ -101,7 +102,7 @@ def test_uneven_padding(way):
         close(products(conv, x, w, False), products(oracle, x, w, False), 1e-5)
 
 
-@pytest.mark.parametrize('way', member_conv.WAYS)
+@pytest.mark.parametrize('way', WAYS)
 def test_double_precision(way):
     with jax.enable_x64(True):
         x, w = operands(3, 1, False, (5, 5), np.float64)
@@ -137,8 +138,10 @@ def ensemble(way, members):
     return module, lambda v, scale, x: (module.apply(v, jnp.tanh(scale * x)) ** 2).sum()
 
 
-@pytest.mark.parametrize('way', member_conv.CHOICES)
-@pytest.mark.parametrize('shape', [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ('way', 'shape'),
+    [('auto', s) for s in ((1, 1), (1, 2), (2, 1), (2, 2))] + [(way, (2, 2)) for way in WAYS],
+)
 def test_any_mesh_gives_the_gradients_of_no_mesh(way, shape):
     x = jnp.asarray(np.random.RandomState(0).standard_normal((4, 6, 6, 3)), jnp.float32)
     module, loss = ensemble(None, 4)
@@ -190,4 +193,4 @@ def test_auto_names_a_way_for_every_device_and_shape():
         ('cpu', 'gpu', 'tpu'), ('forward', 'input_gradient', 'kernel_gradient'),
         ((1, 1), (2, 2), (16, 16), (64, 64)), ((1, 1), (3, 3)), (1, 32),
     )  # fmt: skip
-    assert {conv_table.choose(*a) for a in asked} <= set(member_conv.WAYS)
+    assert {conv_table.choose(*a) for a in asked} <= set(WAYS)
