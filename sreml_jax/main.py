@@ -152,6 +152,8 @@ def _complain(sentence: str) -> int:
 
 def cli() -> None:
     """The `sreml` command."""
+    # ml_collections reads sys.argv and wants the file before the fields; a user may name them in any order.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: not a.lstrip('-').startswith('config='))
     app.run(main, flags_parser=parse_flags)
 
 

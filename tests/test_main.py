@@ -47,7 +47,7 @@ def test_a_mistake_on_the_command_line(arguments, message, tmp_path):
 
 
 def test_describe_prints_the_seeds_count_and_needs_no_tensorflow():
-    done = run('--config=configs/cub.py', '--config.model_type=resnet50', '--mode=describe')
+    done = run('--config.model_type=resnet50', '--config=configs/cub.py', '--mode=describe')  # in any order
     assert done.returncode == 0, done.stderr
     assert '1,118,974,592' in done.stdout
     assert done.stderr == ''
