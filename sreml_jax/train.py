@@ -33,6 +33,10 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
     steps_per_epoch = dataset.steps_per_epoch(config.batch_size)
     total = config.num_epochs * steps_per_epoch
     adam = run.adam(steps_per_epoch)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{workdir} can not be made ({error.strerror}); take another --workdir') from error
     checkpoints = Checkpoints(workdir, config.checkpoints_kept)
     state, table = start(run, adam, checkpoints, dataset, workdir)
     first = int(state.step)

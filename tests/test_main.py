@@ -34,7 +34,7 @@ def refused(*arguments: str) -> str:
         (['--mode=trian'], '<train|eval|prepare|describe>'),
         (['--wrokdir=x'], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
         (['train'], "'train' is no option"),
-        (['--workdir=/proc/nothing/here'], '/proc/nothing'),
+        (['--workdir=/dev/null/run'], '/dev/null is not a folder'),
         (['--mode=eval', '--workdir=/proc'], 'holds no checkpoint'),
         (['--config.gpu_ids=0,99'], 'this machine has devices 0'),
     ],

@@ -145,6 +145,12 @@ def test_what_does_not_fit_is_refused_and_leaves_the_run_alone(whole, fields, da
     assert sorted(workdir.rglob('*')) == before
 
 
+def test_a_workdir_that_can_not_be_made_is_refused(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='can not be made'):
+        train(tiny_config(), tmp_path / 'file' / 'run', tiny_dataset(), NoSignals())
+
+
 def test_evaluating_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match='holds no checkpoint'):
         evaluate(tiny_config(), tmp_path, tiny_dataset())
