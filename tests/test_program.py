@@ -95,30 +95,31 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
 
 
 def folder_of(path: Path) -> Path:
-    """A folder of two training and two test classes, of which a test changes one thing."""
+    """A folder of four training and four test classes, of which a test changes one thing."""
     for split in ('train', 'test'):
         for label in range(4):
-            (path / split / str(label)).mkdir(parents=True)
+            own = path / split / f'{split}{label}'
+            own.mkdir(parents=True)
             for i in range(2):
-                Image.new('RGB', (8, 8), (60 * label, 9, 99 * i)).save(path / split / str(label) / f'{i}.png')
+                Image.new('RGB', (8, 8), (60 * label, 9, 99 * i)).save(own / f'{i}.png')
     return path
 
 
 def spoil(path: Path) -> None:
     """Puts a text file among the pictures."""
-    (path / 'train' / '0' / 'notes.jpg').write_text('no picture')
+    (path / 'train' / 'train0' / 'notes.jpg').write_text('no picture')
 
 
 def empty_class(path: Path) -> None:
     """Makes a class without images."""
-    (path / 'test' / '9').mkdir()
+    (path / 'test' / 'nothing').mkdir()
 
 
 @pytest.mark.parametrize(
     ('change', 'argument', 'message'),
     [
         (spoil, '', 'notes.jpg'),
-        (empty_class, '', '9'),
+        (empty_class, '', 'nothing'),
         (None, '--config.batch_size=9', 'batch_size=9 is larger than the 8 training images'),
         (None, '--config.meta_class_size=5', '4 training classes, fewer than config.meta_class_size=5'),
         (None, '--config.data_dir=/nowhere', '/nowhere'),
