@@ -6,9 +6,8 @@ was at hand: its rules follow from arithmetic (tiles that fill the chip against 
 are NOT measured. `python launch/bench.py convs` measures both.
 """
 
-SMALL = (
-    4  # pixels: where XLA's CPU convolution falls off its fast path, and Winograd's tiles are mostly border
-)
+# Pixels: where XLA's CPU convolution leaves its fast path, and Winograd's tiles are mostly border.
+SMALL = 4
 
 
 def choose(platform: str, product: str, size: tuple[int, int], kernel: tuple[int, int], groups: int) -> str:
