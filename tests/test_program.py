@@ -23,6 +23,7 @@ SMALL = [
     '--config.member_conv=grouped',
     '--config.recalls=1,2',
     '--config.compilation_cache=',
+    '--config.gpu_ids=0',  # the test run has virtual devices
 ]
 
 
