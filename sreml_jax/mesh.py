@@ -68,6 +68,25 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree))
 
 
+def shared_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Returns the names of the axes that more than one device shares."""
+    return tuple(name for name, size in mesh.shape.items() if size > 1)
+
+
+def without_idle_axes(mesh: Mesh, tree: Any) -> Any:
+    """Returns a tree of PartitionSpecs without the axes of one device.
+
+    Under shard_map nothing varies over those then, so that no sum over them is put in: XLA on a CPU would
+    copy every gradient for a sum of one term.
+    """
+    shared = shared_axes(mesh)
+    return jax.tree.map(
+        lambda spec: P(*(axis if axis in shared else None for axis in spec)),
+        tree,
+        is_leaf=lambda x: isinstance(x, P),
+    )
+
+
 def put(mesh: Mesh, spec: P, local: np.ndarray, rows: int) -> jax.Array:
     """Returns the global array of `rows` rows of which this process holds `local`."""
     shape = (rows, *local.shape[1:])

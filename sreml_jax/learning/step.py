@@ -75,7 +75,10 @@ def make_train_step(
     'loss' and 'accuracy' (of members on their meta labels), float32 []. The state is donated. Results do not
     depend on the mesh: BatchNorm sees the whole batch, the loss is the mean over all images and members.
     """
-    on_device = model.clone(members=model.members // mesh.shape['member'], axis='data')
+    shared = meshes.shared_axes(mesh)
+    on_device = model.clone(
+        members=model.members // mesh.shape['member'], axis='data' if 'data' in shared else None
+    )
 
     def step(state, images, labels, meta_table):
         meta_labels = meta_table[:, labels].T  # [batch, members] of this device
@@ -90,7 +93,7 @@ def make_train_step(
             )
             losses = objective.cross_entropy(logits, meta_labels)
             correct = objective.correct(logits, meta_labels)
-            loss, accuracy = jax.lax.psum((losses.sum() / count, correct.sum() / count), ('data', 'member'))
+            loss, accuracy = jax.lax.psum((losses.sum() / count, correct.sum() / count), shared)
             return loss, (accuracy, updates['batch_stats'])
 
         # shard_map's check of what varies over which axis puts in the sum of the trunk's gradient.
@@ -103,11 +106,12 @@ def make_train_step(
         }
 
     specs = meshes.specs(abstract_state(model, optimizer, mesh))
+    arguments = (specs, meshes.IMAGES, meshes.IMAGES, meshes.META_TABLE)
     run = jax.shard_map(
         step,
         mesh=mesh,
-        in_specs=(specs, meshes.IMAGES, meshes.IMAGES, meshes.META_TABLE),
-        out_specs=(specs, P()),
+        in_specs=meshes.without_idle_axes(mesh, arguments),
+        out_specs=meshes.without_idle_axes(mesh, (specs, P())),
     )
     return jax.jit(run, donate_argnums=0)
 

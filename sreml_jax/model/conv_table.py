@@ -24,7 +24,7 @@ def choose(platform: str, product: str, size: tuple[int, int], kernel: tuple[int
     if platform == 'cpu':
         if groups > 1:
             return 'matmul' if small and product != 'forward' else 'unrolled'
-        return 'matmul' if small or kernel != (3, 3) else 'winograd'
+        return 'taps' if small or kernel != (3, 3) else 'winograd'
     # Not measured: one large matrix product a member fills a GPU for big images, a batch of them for small.
     if groups > 1:
         return 'unrolled'

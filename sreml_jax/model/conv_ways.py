@@ -15,7 +15,7 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from sreml_jax.model import winograd
+from sreml_jax.model import taps, winograd
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -162,30 +162,44 @@ def _einsum(subscripts, a, b, g):
 
 
 def _split(x, g):
-    """Splits the last axis into [groups, channels of a group]."""
-    return x.reshape(*x.shape[:-1], g.groups, -1)
+    """Splits the last axis into [groups, channels of a group]; one group stays as it is.
+
+    An axis of one group would make XLA swap the operands and copy every kernel in another order.
+    """
+    return x if g.groups == 1 else x.reshape(*x.shape[:-1], g.groups, -1)
+
+
+def _rows(patches, g):
+    """[..., pixels, taps, channels] -> [..., pixels, taps * channels], or [..., pixels, taps, groups, ...]."""
+    return patches.reshape(*patches.shape[:-2], -1) if g.groups == 1 else _split(patches, g)
+
+
+def _kernels(w, g):
+    """[members, kh, kw, c, f] -> [members, kh * kw * c, f], or [members, kh * kw, c, groups, ...]."""
+    if g.groups == 1:
+        return w.reshape(len(w), -1, w.shape[-1])
+    return _split(w.reshape(len(w), -1, *w.shape[3:]), g)
 
 
 def _matmul(x, w, g):
     m = '' if _is_shared(x) else 'm'
-    patches = _split(_patches(x, w.shape[1:3], g), g)
-    kernels = _split(w.reshape(len(w), -1, *w.shape[3:]), g)
-    y = _einsum(f'{m}rtgc,mtcgf->mrgf', patches, kernels, g)
+    product = f'{m}rk,mkf->mrf' if g.groups == 1 else f'{m}rtgc,mtcgf->mrgf'
+    y = _einsum(product, _rows(_patches(x, w.shape[1:3], g), g), _kernels(w, g), g)
     return y.reshape(len(w), -1, *g.output_size(*x.shape[-3:-1], w.shape[1:3]), w.shape[-1])
 
 
 def _matmul_input_gradient(dy, w, x, g):
     m = '' if _is_shared(x) else 'm'
+    product = f'mrf,mkf->{m}rk' if g.groups == 1 else f'mrgf,mtcgf->{m}rtgc'
     dy = _split(dy.reshape(len(dy), -1, dy.shape[-1]), g)
-    kernels = _split(w.reshape(len(w), -1, *w.shape[3:]), g)
-    return _fold(_einsum(f'mrgf,mtcgf->{m}rtgc', dy, kernels, g), x, w.shape[1:3], g)
+    return _fold(_einsum(product, dy, _kernels(w, g), g), x, w.shape[1:3], g)
 
 
 def _matmul_kernel_gradient(x, dy, w, g):
     m = '' if _is_shared(x) else 'm'
-    patches = _split(_patches(x, w.shape[1:3], g), g)
+    product = f'{m}rk,mrf->mkf' if g.groups == 1 else f'{m}rtgc,mrgf->mtcgf'
     dy = _split(dy.reshape(len(dy), -1, dy.shape[-1]), g)
-    return _einsum(f'{m}rtgc,mrgf->mtcgf', patches, dy, g).reshape(w.shape)
+    return _einsum(product, _rows(_patches(x, w.shape[1:3], g), g), dy, g).reshape(w.shape)
 
 
 # Winograd: fewer products for a 3x3 convolution of one group; anything else by matmul.
@@ -213,9 +227,31 @@ def _winograd_kernel_gradient(x, dy, w, g):
     return winograd.kernel_gradient(x, dy, w, g.strides[0], g.padding)
 
 
+# Taps: products with the pixels inside the image alone, for one group; anything else by matmul.
+
+
+def _taps(x, w, g):
+    if g.groups > 1:
+        return _matmul(x, w, g)
+    return taps.forward(x, w, g.strides, g.padding, g.output_size(*x.shape[-3:-1], w.shape[1:3]))
+
+
+def _taps_input_gradient(dy, w, x, g):
+    if g.groups > 1:
+        return _matmul_input_gradient(dy, w, x, g)
+    return taps.input_gradient(dy, w, x, g.strides, g.padding)
+
+
+def _taps_kernel_gradient(x, dy, w, g):
+    if g.groups > 1:
+        return _matmul_kernel_gradient(x, dy, w, g)
+    return taps.kernel_gradient(x, dy, w, g.strides, g.padding)
+
+
 WAYS = {
     'grouped': Way(_grouped, _grouped_input_gradient, _grouped_kernel_gradient),
     'unrolled': Way(_unrolled, _unrolled_input_gradient, _unrolled_kernel_gradient),
     'matmul': Way(_matmul, _matmul_input_gradient, _matmul_kernel_gradient),
+    'taps': Way(_taps, _taps_input_gradient, _taps_kernel_gradient),
     'winograd': Way(_winograd, _winograd_input_gradient, _winograd_kernel_gradient),
 }
