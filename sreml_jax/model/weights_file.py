@@ -1,0 +1,50 @@
+"""Files of named weights, to numpy arrays. Nothing in a file is ever run."""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from sreml_jax.errors import UserError
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of a .safetensors, .npz or .pth file, under their names in it.
+
+    A .pth is a state dict as `torch.save` writes it; it needs torch, and comes as float32 where it is floating.
+
+    Raises:
+      UserError: there is no such file, it is damaged or not what its ending says, or torch is wanted and absent.
+    """
+    if not path.is_file():
+        raise UserError(f'there is no file {path}; set config.weights to one that is there, or to none')
+    try:
+        return READERS[path.suffix](path)
+    except ImportError as error:
+        raise UserError(
+            f'{path} is a file of PyTorch, and torch is not installed; install torch, or turn the file into '
+            '.safetensors or .npz where it is'
+        ) from error
+    except Exception as error:  # each format has its own exceptions, and a damaged file can raise nearly any
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f'{path} can not be read as a {path.suffix} of named arrays ({reason}); get it anew'
+        ) from error
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _read_pth(path: Path) -> dict[str, np.ndarray]:
+    import torch
+
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    return {
+        name: (x.float() if x.is_floating_point() else x).detach().numpy()  # numpy has no bfloat16
+        for name, x in state.items()
+    }
+
+
+READERS = {'.safetensors': load_file, '.npz': _read_npz, '.pth': _read_pth}
