@@ -8,6 +8,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sreml_jax.errors import UserError
 
+# Of picture files.
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.avif')
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright

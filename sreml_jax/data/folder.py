@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
+from sreml_jax.data import decode
 from sreml_jax.data.builder import Example, RetrievalBuilder
 from sreml_jax.errors import UserError
-
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.avif')
 
 
 class Folder(RetrievalBuilder):
@@ -50,7 +49,7 @@ def _images(folder: Path, classes: list[str]) -> list[Example]:
         images = sorted(
             path
             for path in (folder / name).iterdir()
-            if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
+            if path.suffix.lower() in decode.SUFFIXES and not path.name.startswith('.')
         )
         if not images:
             raise UserError(f'the class folder {folder / name} has no images; fill it or remove it.')
