@@ -13,7 +13,7 @@ def get_config() -> config_dict.ConfigDict:
     c.prepared_dir = '~/.cache/sreml_jax'  # where the prepared copy of a dataset is kept
     c.crop_type = 'uncropped'  # 'cropped' cuts out the bounding box (car and cub have one)
     c.image_size = 256  # pixels; both sides, as the seed resizes
-    c.mean = ()  # RGB mean, three numbers in 0..1; () measures it on the training images
+    c.mean = ()  # RGB mean, three numbers in 0..1; () is ImageNet's with weights, else the training images'
     c.std = ()  # RGB standard deviation, likewise
     c.train_fraction = 0.5  # folder without train/ and test/: the share of its sorted classes to train on
     c.max_images_per_class = 0  # at most so many images of a class an epoch, drawn anew each epoch; 0: all
@@ -28,6 +28,7 @@ def get_config() -> config_dict.ConfigDict:
     c.meta_class_size = 12  # meta classes of each member
     c.width = 64  # channels of the stem; 64 is torchvision's
     c.stem = 'imagenet'  # 'imagenet': 7x7/2 and max-pool; 'small': 3x3/1, for images under 100 pixels
+    c.weights = 'none'  # to start from: 'imagenet', 'none', or a file (.safetensors, .npz, .pth) of a ResNet
 
     # Learning.
     c.batch_size = 12
@@ -39,6 +40,7 @@ def get_config() -> config_dict.ConfigDict:
     c.schedule_steps = (0.5, 0.7)  # 'step': the shares of the epochs after which the rate is ...
     c.schedule_factor = 0.1  # ... multiplied by this
     c.warmup_epochs = 0.0  # linear from 0, before any schedule
+    c.skip_nonfinite = 0  # leave out up to so many updates whose loss or gradient is not finite, then stop
     c.seed = 0
 
     # Evaluation.
@@ -50,10 +52,12 @@ def get_config() -> config_dict.ConfigDict:
     c.mesh = ()  # (data, member) devices; () puts all on the member axis
     c.dtype = 'auto'  # of the computation: 'float32', 'bfloat16'; 'auto' is bfloat16 on a GPU
     c.member_conv = 'auto'  # how a member's convolutions run; see sreml_jax/model/member_conv.py
+    c.remat = False  # compute activations again in the backward pass: less memory, a third more work
     c.compilation_cache = '~/.cache/sreml_jax/xla'  # compiled programs are kept here; '' keeps none
 
     # Checkpoints.
     c.checkpoint_minutes = 10.0  # save this often, and at the end of every epoch
     c.checkpoints_kept = 2  # the newest so many
+    c.stall_minutes = 10.0  # stop where the data bring no batch for so long
     c.log_every = 10  # steps between two lines of metrics.jsonl
     return c

@@ -1,6 +1,7 @@
 """What a config must say to be run, and what may change when a run goes on."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -8,7 +9,7 @@ from ml_collections import ConfigDict
 from configs import default
 from sreml_jax.errors import UserError, nearest
 from sreml_jax.learning.optimizer import SCHEDULES
-from sreml_jax.model import member_conv
+from sreml_jax.model import member_conv, weights_file
 from sreml_jax.model.resnet import BACKBONES
 
 CHOICES = {
@@ -32,10 +33,12 @@ LEAST = {  # the smallest value that makes sense
     'learning_rate': 0.0,
     'schedule_factor': 0.0,
     'warmup_epochs': 0.0,
+    'skip_nonfinite': 0,
     'seed': 0,
     'eval_batch_size': 1,
     'checkpoint_minutes': 0.0,
     'checkpoints_kept': 1,
+    'stall_minutes': 0.01,
     'log_every': 1,
 }
 # A checkpoint of one is no checkpoint of the other.
@@ -53,6 +56,16 @@ def check(config: ConfigDict) -> None:
     for field, least in LEAST.items():
         if not config[field] >= least:
             raise UserError(f'config.{field}={config[field]} is too small; it must be at least {least}')
+    if config.weights not in ('imagenet', 'none') and Path(config.weights).suffix not in weights_file.READERS:
+        raise UserError(
+            f'config.weights={config.weights!r} is not known; choose imagenet, none, or a file whose name '
+            f'ends in {", ".join(weights_file.READERS)}'
+        )
+    if config.weights != 'none' and (config.width, config.stem) != (64, 'imagenet'):
+        raise UserError(
+            f'config.weights={config.weights} needs config.width=64 and config.stem=imagenet, not '
+            f'{config.width} and {config.stem}; change these, or set config.weights=none'
+        )
     if not config.recalls or any(not isinstance(k, int) or k < 1 for k in config.recalls):
         raise UserError(f'config.recalls={config.recalls} must be whole numbers from 1 up, such as 1,2,4,8')
     if not 0 < config.train_fraction < 1:

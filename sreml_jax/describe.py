@@ -39,12 +39,7 @@ def describe(config: ConfigDict) -> str:
             f'{count(layer) // shared:>16,}'
             for name, layer in sorted(layers.items(), key=lambda item: LAYER_ORDER.index(item[0]))
         ]
-    data, member = config.mesh or (1, len(config.gpu_ids) or jax.local_device_count())
-    if config.ensemble_size % member or config.batch_size % data:
-        raise UserError(
-            f'{config.ensemble_size} members and batches of {config.batch_size} can not be shared evenly by '
-            f'{data} x {member} devices; set mesh, gpu_ids, ensemble_size or batch_size'
-        )
+    data, member = mesh_shape(config)
     memory = training_memory(model, variables, data, member, config.batch_size, config.image_size)
     lines += [
         '',
@@ -59,6 +54,26 @@ def describe(config: ConfigDict) -> str:
     lines += [f'  {name:<40}{size / GIB:>8.2f} GiB' for name, size in memory.items()]
     lines.append(f'  {"total":<40}{sum(memory.values()) / GIB:>8.2f} GiB')
     return '\n'.join(lines)
+
+
+def mesh_shape(config: ConfigDict) -> tuple[int, int]:
+    """Returns (data, member) devices of the config's mesh; raises UserError where they can not share it."""
+    data, member = config.mesh or (1, len(config.gpu_ids) or jax.device_count())
+    if config.ensemble_size % member or config.batch_size % data:
+        raise UserError(
+            f'{config.ensemble_size} members and batches of {config.batch_size} can not be shared evenly by '
+            f'{data} x {member} devices; set mesh, gpu_ids, ensemble_size or batch_size'
+        )
+    return data, member
+
+
+def device_memory(config: ConfigDict) -> int:
+    """Returns the bytes that a training step holds on each device."""
+    model = model_of(config)
+    shape = mesh_shape(config)
+    return sum(
+        training_memory(model, initial.shapes(model), *shape, config.batch_size, config.image_size).values()
+    )
 
 
 LAYER_ORDER = ('conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc')

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""The exceptions that end the program with one sentence."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,6 +8,13 @@ class UserError(Exception):
     """A mistake of the user's, said in one sentence: what was wrong, where, what to do.
 
     `main` prints it without a traceback and exits with code 2.
+    """
+
+
+class RunError(Exception):
+    """What stops a run that began well (a loss that is not finite, a full disk), said likewise.
+
+    `main` prints it without a traceback and exits with code 1.
     """
 
 

@@ -15,7 +15,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
-from sreml_jax.errors import UserError, nearest
+from sreml_jax.errors import RunError, UserError, nearest
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / 'configs' / 'glyphs.py'
 MODES = {
@@ -28,15 +28,29 @@ MODES = {
 CONFIG = config_flags.DEFINE_config_file('config', None, 'the run, a Python file [configs/glyphs.py]')
 WORKDIR = flags.DEFINE_string('workdir', None, 'where the run is kept [runs/<name of the config file>]')
 MODE = flags.DEFINE_enum('mode', 'train', list(MODES), '; '.join(f'{m}: {text}' for m, text in MODES.items()))
+COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'several hosts: host:port of process 0; under SLURM and Open MPI none is needed'
+)
+PROCESSES = flags.DEFINE_integer('processes', None, 'several hosts: how many processes there are')
+PROCESS = flags.DEFINE_integer('process', None, 'several hosts: number of this process, from 0')
 
 
 def main(_: list[str]) -> None:
-    """Runs the mode; a user's mistake ends with one sentence and exit code 2."""
+    """Runs the mode; a user's mistake ends with one sentence and exit code 2, a run that broke with 1."""
     quiet_libraries()
     try:
         dispatch(MODE.value, _workdir(), CONFIG.value)
     except UserError as error:
-        sys.exit(_complain(str(error)))
+        _end(_complain(str(error)))
+    except RunError as error:
+        _complain(str(error))
+        _end(1)
+
+
+def _end(code: int) -> None:
+    from sreml_jax import hosts
+
+    hosts.end(code)
 
 
 def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
@@ -55,9 +69,10 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
         print(describe(config))
         return
 
-    from sreml_jax import data
+    from sreml_jax import data, faults, hosts
     from sreml_jax.signals import Signals
 
+    hosts.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     signals = Signals()
     if mode == 'prepare':
         print(data.summary(config))
@@ -69,9 +84,10 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
     check_writable(workdir)
     keep_compiled(config.compilation_cache)
     dataset = data.load(config)
-    if mode == 'train':
-        train(config, workdir, dataset, signals)
-    evaluate(config, workdir, dataset)
+    with faults.explained(config):
+        if mode == 'train':
+            train(config, workdir, dataset, signals)
+        evaluate(config, workdir, dataset)
 
 
 def quiet_libraries() -> None:

@@ -23,14 +23,18 @@ def make(config: ConfigDict) -> Mesh:
     """
     devices = jax.devices()
     if config.gpu_ids:
-        local = {d.id: d for d in jax.local_devices()}
-        unknown = sorted(set(config.gpu_ids) - set(local))
+        # The same ones of every host, host by host.
+        hosts = [
+            {i: d for i, d in enumerate(d for d in devices if d.process_index == process)}
+            for process in range(jax.process_count())
+        ]
+        unknown = sorted(i for i in set(config.gpu_ids) if any(i not in host for host in hosts))
         if unknown or len(set(config.gpu_ids)) < len(config.gpu_ids):
             raise UserError(
-                f'gpu_ids={_numbers(config.gpu_ids)}: this machine has devices {_numbers(sorted(local))}, '
+                f'gpu_ids={_numbers(config.gpu_ids)}: this machine has devices {_numbers(hosts[0])}, '
                 'and each may be named once'
             )
-        devices = [local[i] for i in config.gpu_ids]
+        devices = [host[i] for host in hosts for i in config.gpu_ids]
     data, member = config.mesh or (1, len(devices))
     if data < 1 or member < 1 or data * member != len(devices):
         raise UserError(
@@ -91,6 +95,11 @@ def put(mesh: Mesh, spec: P, local: np.ndarray, rows: int) -> jax.Array:
     """Returns the global array of `rows` rows of which this process holds `local`."""
     shape = (rows, *local.shape[1:])
     return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), local, shape)
+
+
+def put_whole(mesh: Mesh, spec: P, whole: np.ndarray) -> jax.Array:
+    """Returns the global array of which every process holds all of `whole`."""
+    return jax.make_array_from_callback(whole.shape, NamedSharding(mesh, spec), lambda index: whole[index])
 
 
 def local_rows(mesh: Mesh, rows: int) -> slice:

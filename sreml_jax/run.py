@@ -49,4 +49,5 @@ def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
         stem=config.stem,
         dtype=jnp.dtype(dtype),
         conv=config.member_conv,
+        remat=config.remat,
     )

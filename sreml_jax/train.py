@@ -3,20 +3,24 @@
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from sreml_jax import config as configs
+from sreml_jax import hosts
 from sreml_jax import mesh as meshes
 from sreml_jax.checkpoint import Checkpoints
+from sreml_jax.data import ahead
 from sreml_jax.data.dataset import Batch, Dataset
 from sreml_jax.errors import UserError
+from sreml_jax.journal import Journal
 from sreml_jax.learning import meta_classes, optimizer, step
+from sreml_jax.model import pretrained
 from sreml_jax.run import Run
 from sreml_jax.signals import Signals
-from sreml_jax.writer import Progress, Writer
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,7 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
 
     Raises:
       UserError: the dataset, the devices or the checkpoint do not suit the config.
+      RunError: numbers that are not finite, data that stall; what was saved before stays.
       SystemExit: a signal asked to stop; the state is saved.
     """
     check_dataset(config, dataset)
@@ -45,47 +50,39 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
         checkpoints.close()
         return
 
-    train_step = step.make_train_step(run.model, adam, run.mesh, dataset.mean, dataset.std)
-    meta_table = meshes.put(run.mesh, meshes.META_TABLE, table, len(table))
-    rate = optimizer.schedule(config, steps_per_epoch)
-    writer = Writer(workdir, first)
-    progress = Progress(total, first, config.batch_size, steps_per_epoch)
-    batches = on_device(
-        dataset.train_batches(
-            config.batch_size,
-            config.num_epochs,
-            config.seed,
-            first,
-            meshes.local_rows(run.mesh, config.batch_size),
-        ),
-        run,
+    train_step = step.make_train_step(
+        run.model, adam, run.mesh, dataset.mean, dataset.std, bool(config.skip_nonfinite)
     )
-
-    def report(number: int, metrics: dict[str, jax.Array]) -> None:
-        scalars = {name: float(value) for name, value in metrics.items()}
-        progress.show(number, scalars)
-        if number % config.log_every == 0 or number == total:
-            writer.write(number, {**scalars, 'learning_rate': float(rate(number - 1))})
-
+    meta_table = meshes.put_whole(run.mesh, meshes.META_TABLE, table)
+    rate = optimizer.schedule(config, steps_per_epoch)
+    batches = dataset.train_batches(
+        config.batch_size,
+        config.num_epochs,
+        config.seed,
+        first,
+        meshes.local_rows(run.mesh, config.batch_size),
+    )
+    journal = Journal(config, workdir, first, total, steps_per_epoch, rate)
     saved = time.monotonic()
     pending = None
-    with signals.held():
-        for number, (images, labels) in enumerate(batches, first + 1):
+    with closing(checkpoints), closing(journal), signals.held():
+        for number, (images, labels) in enumerate(on_device(batches, run), first + 1):
             state, metrics = train_step(state, images, labels, meta_table)
             if pending:  # step n + 1 runs while step n's metrics are fetched
-                report(*pending)
+                journal.tell(*pending)
             pending = number, metrics
-            due = number % steps_per_epoch == 0 or time.monotonic() - saved > 60 * config.checkpoint_minutes
-            if due or signals.received or number == total:
-                report(*pending)
+            late = time.monotonic() - saved > 60 * config.checkpoint_minutes
+            epoch_ends = number % steps_per_epoch == 0
+            stop, due = hosts.agree(number, epoch_ends, signals.received, late)
+            if due or stop or epoch_ends:
+                journal.tell(*pending)
+                journal.check(number, state)
                 pending = None
                 checkpoints.save(state, table, config)
                 saved = time.monotonic()
-            if signals.received:
+            if stop:
+                signals.received = stop
                 break
-        progress.close()
-        writer.close()
-        checkpoints.close()
     signals.leave(f'stopped after step {number} and saved; the same command goes on from there')
 
 
@@ -96,7 +93,8 @@ def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: P
         table = meta_classes.draw(
             dataset.num_classes, config.ensemble_size, config.meta_class_size, config.seed
         )
-        return step.initial_state(run.model, adam, run.mesh, config.seed), table
+        weights = pretrained.read(config.weights, run.model)
+        return step.initial_state(run.model, adam, run.mesh, config.seed, weights), table
     newest = checkpoints.steps()[-1]
     saved = checkpoints.config(newest)
     configs.refuse_other_model(saved, config, str(workdir))
@@ -122,13 +120,13 @@ def on_device(batches: Iterator[Batch], run: Run) -> Iterator[tuple[jax.Array, j
             for name in ('image', 'label')
         )
 
-    ahead = None
-    for batch in batches:
-        if ahead is not None:
-            yield ahead
-        ahead = put(batch)
-    if ahead is not None:
-        yield ahead
+    following = None
+    for batch in ahead.read(batches, run.config.stall_minutes):
+        if following is not None:
+            yield following
+        following = put(batch)
+    if following is not None:
+        yield following
 
 
 def check_dataset(config: ConfigDict, dataset: Dataset) -> None:

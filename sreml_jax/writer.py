@@ -1,6 +1,7 @@
 """Scalars of a run to metrics.jsonl, TensorBoard and the terminal."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -27,10 +28,11 @@ class Writer:
         self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes the scalars of one step."""
-        self._lines.write(json.dumps({'step': step, **scalars}) + '\n')
+        """Writes the scalars of one step; one that is not finite, which JSON does not know, as null."""
+        finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
+        self._lines.write(json.dumps({'step': step, **dict.fromkeys(scalars), **finite}) + '\n')
         self._lines.flush()
-        for name, value in scalars.items():
+        for name, value in finite.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:

@@ -18,6 +18,9 @@ from sreml_jax.errors import UserError
 
 tf.config.set_visible_devices([], 'GPU')  # they are JAX's
 
+# RGB of ImageNet's training images, by which torchvision's pretrained weights take their input.
+IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
+
 
 class _Running:
     """An iterator over a tf.data dataset that is stopped before the interpreter ends.
@@ -58,8 +61,9 @@ class TfdsDataset(Dataset):
         self.name = builder.name
         self.notes = tuple(metadata['notes'])
         self.max_images_per_class = config.max_images_per_class
-        self.mean = np.asarray(config.mean or metadata['mean'], np.float32)
-        self.std = np.asarray(config.std or metadata['std'], np.float32)
+        colour = metadata if config.weights == 'none' else IMAGENET
+        self.mean = np.asarray(config.mean or colour['mean'], np.float32)
+        self.std = np.asarray(config.std or colour['std'], np.float32)
 
         names = metadata['classes']
         self.labels = {split: np.asarray(labels, np.int32) for split, labels in metadata['labels'].items()}

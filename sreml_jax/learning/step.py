@@ -1,6 +1,6 @@
 """The training step and the embedding step: pure functions of arrays, run by every device of a mesh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from sreml_jax import mesh as meshes
 from sreml_jax.learning import objective
-from sreml_jax.model import initial
+from sreml_jax.model import initial, pretrained
 from sreml_jax.model.ensemble import Ensemble, embed, normalise
 
 
@@ -54,12 +54,19 @@ def abstract_state(model: Ensemble, optimizer: optax.GradientTransformation, mes
 
 
 def initial_state(
-    model: Ensemble, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
+    model: Ensemble,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> TrainState:
-    """Returns a fresh state, made where it lies: no device ever holds all members."""
+    """Returns a fresh state, made where it lies: no device ever holds all members.
+
+    weights: pretrained ones, as of `pretrained.read`; what they do not give is drawn.
+    """
     abstract = abstract_state(model, optimizer, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    variables = initial.draw(abstract.variables, seed, shardings.variables)
+    variables = pretrained.place(weights or {}, abstract.variables, seed, shardings.variables)
     params = variables['params']
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
     step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
@@ -67,22 +74,30 @@ def initial_state(
 
 
 def make_train_step(
-    model: Ensemble, optimizer: optax.GradientTransformation, mesh: Mesh, mean: np.ndarray, std: np.ndarray
+    model: Ensemble,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    mean: np.ndarray,
+    std: np.ndarray,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the jitted step (state, images, labels, meta_table) -> (state, metrics).
 
-    images: uint8 [batch, H, W, 3]; labels: int32 [batch]; meta_table: int32 [members, classes]; metrics:
-    'loss' and 'accuracy' (of members on their meta labels), float32 []. The state is donated. Results do not
-    depend on the mesh: BatchNorm sees the whole batch, the loss is the mean over all images and members.
+    images: uint8 [batch, H, W, 3]; labels: int32 [batch]; meta_table: int32 [members, classes]. The state is
+    donated. Results do not depend on the mesh: BatchNorm sees the whole batch, the loss is the mean over all
+    images and members.
+
+    metrics: 'loss' and 'accuracy' (of members on their meta labels), float32 []; 'member_losses', float32
+    [members]; 'skipped', bool []: with `skip_nonfinite`, whether the loss or a gradient was not finite, and
+    the state (but for its step) left as it was.
     """
     shared = meshes.shared_axes(mesh)
-    on_device = model.clone(
-        members=model.members // mesh.shape['member'], axis='data' if 'data' in shared else None
-    )
+    over_data = tuple(axis for axis in shared if axis == 'data')
+    on_device = model.clone(members=model.members // mesh.shape['member'], axis='data' if over_data else None)
 
     def step(state, images, labels, meta_table):
         meta_labels = meta_table[:, labels].T  # [batch, members] of this device
-        count = meta_labels.size * mesh.size
+        batch = len(images) * mesh.shape['data']
 
         def loss_fn(params):
             logits, updates = on_device.apply(
@@ -91,29 +106,54 @@ def make_train_step(
                 train=True,
                 mutable=['batch_stats'],
             )
-            losses = objective.cross_entropy(logits, meta_labels)
-            correct = objective.correct(logits, meta_labels)
-            loss, accuracy = jax.lax.psum((losses.sum() / count, correct.sum() / count), shared)
-            return loss, (accuracy, updates['batch_stats'])
+            losses = objective.cross_entropy(logits, meta_labels).sum(0) / batch
+            correct = objective.correct(logits, meta_labels).sum() / batch
+            loss, accuracy = jax.lax.psum((losses.sum() / model.members, correct / model.members), shared)
+            return loss, (accuracy, jax.lax.psum(losses, over_data), updates['batch_stats'])
 
         # shard_map's check of what varies over which axis puts in the sum of the trunk's gradient.
-        (loss, (accuracy, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (loss, (accuracy, losses, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), {
-            'loss': loss,
-            'accuracy': accuracy,
-        }
+        changed = optax.apply_updates(state.params, updates), batch_stats, opt_state
+        skipped = jnp.zeros((), bool)
+        if skip_nonfinite:
+            skipped = ~(jnp.isfinite(loss) & _finite_everywhere(grads, mesh))
+            kept = state.params, state.batch_stats, state.opt_state
+            changed = jax.tree.map(lambda new, old: jnp.where(skipped, old, new), changed, kept)
+        metrics = {'loss': loss, 'accuracy': accuracy, 'member_losses': losses, 'skipped': skipped}
+        return TrainState(state.step + 1, *changed), metrics
 
     specs = meshes.specs(abstract_state(model, optimizer, mesh))
     arguments = (specs, meshes.IMAGES, meshes.IMAGES, meshes.META_TABLE)
+    metrics = {'loss': P(), 'accuracy': P(), 'member_losses': P('member'), 'skipped': P()}
     run = jax.shard_map(
         step,
         mesh=mesh,
         in_specs=meshes.without_idle_axes(mesh, arguments),
-        out_specs=meshes.without_idle_axes(mesh, (specs, P())),
+        out_specs=meshes.without_idle_axes(mesh, (specs, metrics)),
     )
     return jax.jit(run, donate_argnums=0)
+
+
+def _finite_everywhere(grads: dict[str, Any], mesh: Mesh) -> jax.Array:
+    """Whether all gradients on all devices are finite; they are summed over 'data' already."""
+    count = {part: sum(jnp.sum(~jnp.isfinite(g)) for g in jax.tree.leaves(grads[part])) for part in grads}
+    members = tuple(axis for axis in meshes.shared_axes(mesh) if axis == 'member')
+    return count['trunk'] + jax.lax.psum(count['members'], members) == 0
+
+
+@jax.jit
+def finite_parts(state: TrainState) -> tuple[jax.Array, jax.Array]:
+    """Returns whether the trunk is finite, bool [], and whether each member is, bool [members]."""
+    trunk, members = True, True
+    for part in (state.params, state.batch_stats):
+        for x in jax.tree.leaves(part['trunk']):
+            trunk &= jnp.isfinite(x).all()
+        for x in jax.tree.leaves(part['members']):
+            members &= jnp.isfinite(x).all(tuple(range(1, x.ndim)))
+    return trunk, members
 
 
 def make_embed_step(

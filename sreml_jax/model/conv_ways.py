@@ -170,12 +170,12 @@ def _split(x, g):
 
 
 def _rows(patches, g):
-    """[..., pixels, taps, channels] -> [..., pixels, taps * channels], or [..., pixels, taps, groups, ...]."""
+    """[..., pixels, taps, channels] -> [..., pixels, taps * channels], or with groups apart."""
     return patches.reshape(*patches.shape[:-2], -1) if g.groups == 1 else _split(patches, g)
 
 
 def _kernels(w, g):
-    """[members, kh, kw, c, f] -> [members, kh * kw * c, f], or [members, kh * kw, c, groups, ...]."""
+    """[members, kh, kw, c, f] -> [members, kh * kw * c, f], or with groups apart."""
     if g.groups == 1:
         return w.reshape(len(w), -1, w.shape[-1])
     return _split(w.reshape(len(w), -1, *w.shape[3:]), g)

@@ -59,6 +59,7 @@ class Ensemble(nn.Module):
       dtype: of the computation; None takes that of parameters and images.
       conv: how member convolutions run, see `member_conv`.
       axis: name of the mapped axis that shares the batch in training, or None.
+      remat: activations inside blocks are computed again in the backward pass: less memory, more work.
     """
 
     model_type: str
@@ -69,12 +70,13 @@ class Ensemble(nn.Module):
     dtype: Any = None
     conv: str = 'auto'
     axis: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Args: images, normalised, [batch, H, W, 3]. Returns logits [batch, members, meta classes]."""
         backbone = BACKBONES[self.model_type]
-        layers = Layers(train, self.axis, self.dtype)
+        layers = Layers(train, self.axis, self.dtype, remat=self.remat)
         x = Trunk(backbone, layers, self.width, self.stem, name='trunk')(images)
         members = nn.vmap(
             Member,

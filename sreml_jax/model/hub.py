@@ -17,8 +17,8 @@ class Published(NamedTuple):
     sha256: str
 
 
-# torchvision's first ImageNet-1k weights (IMAGENET1K_V1), as timm publishes them. Commits and checksums are those
-# that the hub's own pages show, but for resnet34's checksum, which is known at second hand.
+# torchvision's first ImageNet-1k weights (IMAGENET1K_V1), as timm publishes them. Commits and checksums are
+# those that the hub's own pages show, but for resnet34's checksum, which is known at second hand.
 PUBLISHED = {
     'resnet18': Published(
         'timm/resnet18.tv_in1k',

@@ -43,7 +43,7 @@ def from_torch(array: np.ndarray) -> np.ndarray:
 
 
 def torch_shapes(model: Ensemble) -> dict[str, tuple[int, ...]]:
-    """Returns torchvision's name -> shape of every array that pretrained weights give: all but the classifier."""
+    """Returns torchvision's name -> shape of all that pretrained weights give: the classifier stays out."""
     shapes = {}
     for (_, *path), x in flatten_dict(initial.shapes(model)).items():
         if 'fc' not in path:

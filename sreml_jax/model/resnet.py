@@ -37,12 +37,14 @@ class Layers(NamedTuple):
       axis: name of the mapped axis that shares the batch, or None.
       dtype: of the computation; None takes that of parameters and inputs.
       convolution: stands in for `lax.conv_general_dilated`, or None.
+      remat: a block's activations are computed again in the backward pass instead of kept.
     """
 
     train: bool
     axis: str | None = None
     dtype: Any = None
     convolution: Callable[..., jax.Array] | None = None
+    remat: bool = False
 
     def conv(self, name: str, features: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv:
         """A convolution padded by size // 2 on every side, without bias: BatchNorm follows."""
@@ -125,6 +127,8 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         block = Bottleneck if self.backbone.bottleneck else BasicBlock
+        if self.layers.remat:
+            block = nn.remat(block)
         for i in range(self.backbone.blocks[self.index - 1]):
             stride = 2 if self.index > 1 and i == 0 else 1
             planes = self.width * 2 ** (self.index - 1)

@@ -66,7 +66,9 @@ def _taps(have: tuple, w: jax.Array, strides: tuple, padding: tuple, size: tuple
     for row in range(kh):
         for column in range(kw):
             ranges = []
-            for tap, n, stride, (low, _), out in zip((row, column), have, strides, padding, size, strict=True):
+            for tap, n, stride, (low, _), out in zip(
+                (row, column), have, strides, padding, size, strict=True
+            ):
                 first = max(0, -((tap - low) // stride))
                 stop = max(first, min(out, (n - 1 + low - tap) // stride + 1))
                 start = first * stride - low + tap

@@ -11,10 +11,10 @@ from sreml_jax.errors import UserError
 def read(path: Path) -> dict[str, np.ndarray]:
     """Reads all arrays of a .safetensors, .npz or .pth file, under their names in it.
 
-    A .pth is a state dict as `torch.save` writes it; it needs torch, and comes as float32 where it is floating.
+    A .pth is a state dict as `torch.save` writes it; it needs torch, and its floating arrays come as float32.
 
     Raises:
-      UserError: there is no such file, it is damaged or not what its ending says, or torch is wanted and absent.
+      UserError: there is no such file, it is not (whole) what its name ends in, or it needs torch in vain.
     """
     if not path.is_file():
         raise UserError(f'there is no file {path}; set config.weights to one that is there, or to none')

@@ -1,0 +1,173 @@
+"""A user's own photographs: found in a folder or by a glob, read, hashed and decoded a few at a time."""
+
+import fnmatch
+import functools
+import glob
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sreml_jax.data import decode, machine
+from sreml_jax.errors import UserError
+
+
+class Found(NamedTuple):
+    """A file that should be a picture.
+
+    Attributes:
+      path: absolute; links are not resolved.
+      label: its class: the name of the folder it lies in, where that is below the folder searched; else None.
+    """
+
+    path: str
+    label: str | None
+
+
+class Photograph(NamedTuple):
+    """A file that was read.
+
+    Attributes:
+      path, label: as of Found.
+      sha256: of the file's bytes, in hexadecimal; '' where it could not be read.
+      width, height: pixels, upright.
+      image: uint8 [size, size, 3], with the pixels that evaluation would see; None of a file that was known
+        already, or that is no picture.
+      problem: a sentence about a file that is no picture, or ''.
+    """
+
+    path: str
+    label: str | None
+    sha256: str = ''
+    width: int = 0
+    height: int = 0
+    image: np.ndarray | None = None
+    problem: str = ''
+
+
+class Pattern:
+    """A folder with all that is below it, a glob such as 'photos/**/*.jpg', or one file.
+
+    Hidden files and folders are no part of it; of a folder or a glob only files with a picture's suffix are.
+
+    Args:
+      text: of the user.
+    """
+
+    def __init__(self, text: str):
+        path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100, Path.absolute keeps '..'
+        parts = path.parts
+        self._is_file = path.is_file()
+        if self._is_file:
+            first, self._parts = len(parts) - 1, (glob.escape(path.name),)
+        elif path.exists() or not glob.has_magic(str(path)):
+            first, self._parts = len(parts), ('**', '*')
+        else:
+            first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+            self._parts = (*parts[first:], '*') if parts[-1] == '**' else parts[first:]
+        self.base = Path(*parts[:first])
+
+    def matches(self, path: str) -> bool:
+        """Returns whether an absolute path belongs to it, whether there is such a file or not."""
+        parts, base = Path(path).parts, self.base.parts
+        if parts == base:  # a file that is gone
+            return True
+        return parts[: len(base)] == base and self._match(parts[len(base) :], self._parts)
+
+    def find(self) -> Iterator[Found]:
+        """Yields the files in the order of their names, a folder's own before those below it.
+
+        No more than the names of one folder, and of those above it, are in memory.
+        """
+        if self.base.is_dir():
+            yield from self._walk(str(self.base), (), frozenset())
+
+    def _walk(self, folder: str, below: tuple[str, ...], above: frozenset) -> Iterator[Found]:
+        state = os.stat(folder)  # noqa: PTH116
+        if (state.st_dev, state.st_ino) in above:
+            return  # a link to a folder that it lies in
+        above = above | {(state.st_dev, state.st_ino)}
+        with os.scandir(folder) as entries:
+            visible = sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
+        folders = []
+        for entry in visible:
+            if entry.is_dir():
+                folders.append(entry)
+            elif self._match((*below, entry.name), self._parts) and (
+                self._is_file or entry.name.lower().endswith(decode.SUFFIXES)
+            ):
+                yield Found(entry.path, below[-1] if below else None)
+        for entry in folders:
+            if self._may_hold((*below, entry.name)):
+                yield from self._walk(entry.path, (*below, entry.name), above)
+
+    def _match(self, names: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+        if not parts or not names:
+            return not parts and not names
+        if parts[0] == '**':
+            return self._match(names, parts[1:]) or self._match(names[1:], parts)
+        return fnmatch.fnmatchcase(names[0], parts[0]) and self._match(names[1:], parts[1:])
+
+    def _may_hold(self, names: tuple[str, ...]) -> bool:
+        """Whether a folder can have files of this pattern below it."""
+        for name, part in zip(names, self._parts, strict=False):
+            if part == '**':
+                return True
+            if not fnmatch.fnmatchcase(name, part):
+                return False
+        return len(names) < len(self._parts)
+
+
+def read(files: Iterable[tuple[Found, str]], size: int) -> Iterator[Photograph]:
+    """Yields each file as a Photograph, in order, read a few ahead on every core.
+
+    Args:
+      files: (the file, the sha256 that it is known by or ''); one whose bytes are still those is not decoded.
+      size: pixels of both sides of the images made.
+    """
+    resize = _resizer(size)
+    return machine.in_threads(lambda file: _read(*file, resize), files)
+
+
+def images(paths: Iterable[str | Path], size: int) -> np.ndarray:
+    """Returns the pictures in these files, uint8 [files, size, size, 3]; raises UserError for the first bad one."""
+    made = []
+    for photograph in read(((Found(str(path), None), '') for path in paths), size):
+        if photograph.problem:
+            raise UserError(photograph.problem)
+        made.append(photograph.image)
+    return np.stack(made) if made else np.empty((0, size, size, 3), np.uint8)
+
+
+def _read(file: Found, known: str, resize: Callable[[np.ndarray], np.ndarray]) -> Photograph:
+    name = file.path.encode(errors='replace').decode()
+    if name != file.path:
+        return Photograph(name, file.label, problem=f'{name}: the name is not UTF-8; rename the file')
+    try:
+        encoded = Path(file.path).read_bytes()
+    except OSError as error:
+        return Photograph(*file, problem=f'{name}: {error.strerror}')
+    sha256 = hashlib.sha256(encoded).hexdigest()
+    if sha256 == known:
+        return Photograph(*file, sha256)
+    try:
+        picture, _ = decode.open_picture(encoded, name)
+    except UserError as error:
+        return Photograph(*file, sha256, problem=str(error))
+    return Photograph(*file, sha256, *picture.size, resize(np.asarray(picture)))
+
+
+@functools.cache
+def _resizer(size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the resizing of training and evaluation, for any thread; imports tensorflow."""
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # tensorflow is talkative at its start
+    import tensorflow as tf
+
+    from sreml_jax.data.pipeline import resized
+
+    signature = tf.TensorSpec([None, None, 3], tf.uint8)
+    function = tf.function(lambda picture: resized(picture, size)).get_concrete_function(signature)
+    return lambda picture: function(tf.convert_to_tensor(picture)).numpy()

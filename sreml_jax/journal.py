@@ -1,0 +1,92 @@
+"""What a run tells of its steps: on the terminal, in files, and when its numbers are not finite."""
+
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from sreml_jax import hosts
+from sreml_jax.errors import RunError
+from sreml_jax.learning import step
+from sreml_jax.writer import Progress, Writer
+
+_NAMED = 10  # members that a sentence names at most
+
+
+class Journal:
+    """Tells the metrics of steps first_step + 1 to `total`; several hosts tell them once.
+
+    Args:
+      config: of the run.
+      workdir: metrics.jsonl and TensorBoard's files go here.
+      first_step: steps done before.
+      total: steps of the whole run.
+      steps_per_epoch: of the run.
+      rate: the learning rate's schedule.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        first_step: int,
+        total: int,
+        steps_per_epoch: int,
+        rate: optax.Schedule,
+    ):
+        self._config, self._total, self._rate = config, total, rate
+        self._skipped = 0
+        self._writer = self._progress = None
+        if hosts.is_first():
+            self._writer = Writer(workdir, first_step)
+            self._progress = Progress(total, first_step, config.batch_size, steps_per_epoch)
+
+    def tell(self, number: int, metrics: dict[str, jax.Array]) -> None:
+        """Waits for the metrics of step `number`, shows and writes them.
+
+        Raises:
+          RunError: the loss is not finite, and no more updates may be skipped.
+        """
+        scalars = {name: float(metrics[name]) for name in ('loss', 'accuracy')}
+        skipped = bool(metrics['skipped'])
+        self._skipped += skipped
+        if self._skipped > self._config.skip_nonfinite or not (skipped or math.isfinite(scalars['loss'])):
+            losses = multihost_utils.process_allgather(metrics['member_losses'], tiled=True)
+            raise RunError(self._not_finite(f'the loss or gradient of step {number}', number, losses))
+        if not self._writer:
+            return
+        self._progress.show(number, scalars)
+        if number % self._config.log_every == 0 or number == self._total:
+            rates = {'learning_rate': float(self._rate(number - 1))}
+            self._writer.write(number, {**scalars, **rates, **({'skipped': 1.0} if skipped else {})})
+
+    def check(self, number: int, state: step.TrainState) -> None:
+        """Raises RunError where the state after step `number`, which is about to be saved, is not finite."""
+        trunk, members = step.finite_parts(state)
+        if trunk & members.all():
+            return
+        members = multihost_utils.process_allgather(members, tiled=True)
+        what = 'the members' if trunk else 'the trunk'
+        raise RunError(
+            self._not_finite(f'{what} after step {number}', number, np.where(members, 0.0, np.nan))
+        )
+
+    def _not_finite(self, what: str, number: int, values: np.ndarray) -> str:
+        concerned = np.flatnonzero(~np.isfinite(values))
+        names = ', '.join(map(str, concerned[:_NAMED])) + (', ...' if len(concerned) > _NAMED else '')
+        skipped = f', {self._skipped - 1} updates were skipped before' if self._skipped > 1 else ''
+        return (
+            f'{what} is not finite (members: {names or "none alone"}; learning rate '
+            f'{float(self._rate(number - 1)):.3g}{skipped}); it was not saved: lower config.learning_rate or '
+            'set config.skip_nonfinite, and the same command goes on from the newest checkpoint'
+        )
+
+    def close(self) -> None:
+        """Ends the progress bar and closes the files."""
+        if self._writer:
+            self._progress.close()
+            self._writer.close()
