@@ -18,4 +18,5 @@ def get_config():
     config.data_name = 'car'
     config.mean = (0.4853, 0.4965, 0.4295)
     config.std = (0.2237, 0.2193, 0.2568)
+    config.weights = 'imagenet'
     return config

@@ -17,4 +17,5 @@ def get_config():
     config.data_name = 'cub'
     config.mean = (0.4707, 0.4601, 0.4549)
     config.std = (0.2767, 0.2760, 0.2850)
+    config.weights = 'imagenet'
     return config

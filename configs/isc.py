@@ -15,5 +15,6 @@ def get_config():
     config.data_name = 'isc'
     config.mean = (0.8324, 0.8109, 0.8041)
     config.std = (0.2206, 0.2378, 0.2444)
+    config.weights = 'imagenet'
     config.meta_class_size = 192
     return config

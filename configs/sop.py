@@ -15,5 +15,6 @@ def get_config():
     config.data_name = 'sop'
     config.mean = (0.5807, 0.5396, 0.5044)
     config.std = (0.2901, 0.2974, 0.3095)
+    config.weights = 'imagenet'
     config.meta_class_size = 500
     return config

@@ -16,6 +16,7 @@ SMALL = [
     '--config.image_size=16',
     '--config.stem=small',
     '--config.width=4',
+    '--config.weights=none',
     '--config.ensemble_size=2',
     '--config.meta_class_size=4',
     '--config.batch_size=4',

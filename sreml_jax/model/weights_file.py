@@ -26,14 +26,15 @@ def read(path: Path) -> dict[str, np.ndarray]:
             '.safetensors or .npz where it is'
         ) from error
     except Exception as error:  # each format has its own exceptions, and a damaged file can raise nearly any
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = f' ({error.strerror})' if isinstance(error, OSError) and error.strerror else ''
         raise UserError(
-            f'{path} can not be read as a {path.suffix} of named arrays ({reason}); get it anew'
+            f'{path} can not be read as a {path.suffix} of named arrays{reason}: it is damaged, or something '
+            'else; get it anew, or set config.weights to another'
         ) from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
