@@ -1,1 +1,3 @@
 """SREML: Squeezed Randomized Ensembles for Metric Learning, in JAX/Flax."""
+
+__version__ = '0.1.0'

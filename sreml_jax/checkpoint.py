@@ -1,76 +1,199 @@
-"""Checkpoints of a run. The only file that touches orbax."""
+"""Checkpoints of a run, whole or set aside. The only file that touches orbax."""
 
+import contextlib
+import functools
+import itertools
+import logging
+import platform
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
+import sreml_jax
 from sreml_jax import config as configs
-from sreml_jax.errors import UserError
+from sreml_jax import hosts
+from sreml_jax.errors import RunError, UserError
 from sreml_jax.learning.step import TrainState
 
-STATE, META_CLASSES, CONFIG = 'state', 'meta_classes', 'config'
+log = logging.getLogger(__name__)
+T = TypeVar('T')
+
+STATE, META_CLASSES, CONFIG, VERSIONS = 'state', 'meta_classes', 'config', 'versions'
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+LAST_TRIES = (0, 1, 2, 4, 8)  # seconds before each try to save the last state of a run
+# Not the disk's fault: no memory, or another process that died.
+_OTHER_FAULTS = (MemoryError, jax.errors.JaxRuntimeError)
+
+
+class _Damaged(Exception):
+    """An item of a checkpoint can not be read, in this process or another."""
 
 
 class Checkpoints:
-    """The checkpoints under one workdir: state, meta-class table and config, moved into place when whole.
+    """The checkpoints under one workdir: state, meta-class table, config and package versions.
+
+    They are moved into place when whole. Several hosts call every method alike, and decide alike.
 
     Args:
       workdir: of the run; checkpoints lie in its folder 'checkpoints'.
       kept: the newest so many stay.
-      read_only: nothing is created or cleaned up.
+      read_only: nothing is created, moved or cleaned up.
     """
 
     def __init__(self, workdir: Path, kept: int = 1, read_only: bool = False):
         self.folder = workdir.resolve() / 'checkpoints'
+        self._kept, self._read_only = kept, read_only
+        self._pending: int | None = None  # the step whose save is under way
+        _hush()
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        # What a save that was killed or failed has left behind; orbax would clean up too late.
+        if not self._read_only and hosts.is_first():
+            for leftover in self.folder.glob('*' + ocp.utils.TMP_DIR_SUFFIX + '*'):
+                shutil.rmtree(leftover, ignore_errors=True)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.LatestN(kept),
-            read_only=read_only,
-            create=not read_only,
+            preservation_policy=checkpoint_managers.LatestN(self._kept),
+            read_only=self._read_only,
+            create=not self._read_only,
+            lightweight_initialize=True,
+            single_host_load_and_broadcast=True,
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder, options=options, item_names=(STATE, META_CLASSES, CONFIG)
+        return ocp.CheckpointManager(
+            self.folder, options=options, item_names=(STATE, META_CLASSES, CONFIG, VERSIONS)
         )
+
+    def _reopen(self) -> None:
+        """Takes a new manager: after a failure the old one forgets checkpoints and repeats errors."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._manager = self._open()
 
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, meta_table: np.ndarray, config: ConfigDict) -> None:
-        """Saves in the background; a step that is there already is not saved again."""
+        """Saves in the background; a step that is there already is not saved again.
+
+        Where that fails, as on a full disk, a warning says so, at the latest with the next save; the
+        checkpoints before it stay.
+        """
+        self.wait()
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    STATE: ocp.args.PyTreeSave(dict(vars(state))),
-                    META_CLASSES: ocp.args.StandardSave({'table': meta_table}),
-                    CONFIG: ocp.args.JsonSave(config.to_dict()),
-                }
-            ),
-            force=True,
-        )
+        items = {
+            STATE: ocp.args.PyTreeSave(dict(vars(state))),
+            META_CLASSES: ocp.args.StandardSave({'table': meta_table}),
+            CONFIG: ocp.args.JsonSave(config.to_dict()),
+            VERSIONS: ocp.args.JsonSave(installed_versions()),
+        }
+        self._pending = step
+        with self._failing():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
-        """Returns when what was saved lies on the disk."""
-        self._manager.wait_until_finished()
+        """Returns when what was saved lies on the disk; warns if it could not be written."""
+        if self._pending is not None:
+            with self._failing():
+                self._manager.wait_until_finished()
+            self._pending = None
+
+    @contextlib.contextmanager
+    def _failing(self):
+        """Turns an error of the save under way, in whatever process, into a warning."""
+        error = None
+        try:
+            yield
+        except _OTHER_FAULTS:
+            raise
+        except Exception as caught:  # orbax and tensorstore raise many kinds
+            error = caught
+        if _in_any_process(error is not None):
+            free = shutil.disk_usage(self.folder).free / 1e9
+            _warn(
+                'the checkpoint of step %d could not be saved (%s; %.1f GB are free in %s); those before it '
+                'are whole, and the next is tried when it is due',
+                *(self._pending, _reason(error), free, self.folder),
+            )
+            self._pending = None
+            self._reopen()
+
+    def save_last(self, state: TrainState, meta_table: np.ndarray, config: ConfigDict) -> None:
+        """Returns when `state` lies on the disk, after some tries if need be.
+
+        Raises:
+          RunError: it could not be saved.
+        """
+        for seconds in LAST_TRIES:
+            time.sleep(seconds)
+            self.save(state, meta_table, config)
+            self.wait()
+            if int(state.step) in self.steps():
+                return
+        before = f'step {self.steps()[-1]}' if self.steps() else 'the start'
+        raise RunError(
+            f'the last checkpoint, of step {int(state.step)}, could not be saved in {self.folder}; make room '
+            f'there, and the same command goes on from {before}'
+        )
 
     def close(self) -> None:
         """Waits, and gives up the manager's threads."""
+        self.wait()
         self._manager.close()
+
+    def newest_whole(self, read: Callable[[int], T]) -> tuple[int, T]:
+        """Returns the step of the newest whole checkpoint, and what `read(step)` returns of it.
+
+        `read` calls the methods below, `config` first, and may refuse what it finds by a UserError: a
+        checkpoint of another model is not a damaged one. Damaged ones are moved to
+        <workdir>/checkpoints_damaged, unless all are or this is read only.
+
+        Raises:
+          UserError: no checkpoint can be read.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                found = read(step)
+            except _Damaged as error:
+                damaged[step] = str(error)
+                continue
+            self._set_aside(damaged)
+            return step, found
+        reasons = ', '.join(f'step {step}: {reason}' for step, reason in damaged.items())
+        raise UserError(
+            f'no checkpoint in {self.folder} can be read ({reasons}); put a whole copy there, or take '
+            'another --workdir'
+        )
 
     def config(self, step: int) -> ConfigDict:
         """Returns the config that the checkpoint was saved with."""
-        return configs.restore(self._item(step, CONFIG, ocp.args.JsonRestore()))
+        return configs.restore(self._item(step, CONFIG, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()))
+
+    def versions(self, step: int) -> dict[str, str]:
+        """Returns the versions of the packages that saved the checkpoint; {} where it does not say."""
+        if not (self.folder / str(step) / VERSIONS).exists():
+            return {}
+        return self._item(step, VERSIONS, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
 
     def meta_table(self, step: int) -> np.ndarray:
         """Returns the meta-class table, int32 [members, classes]."""
-        return np.asarray(self._item(step, META_CLASSES, ocp.args.StandardRestore())['table'])
+        args = ocp.args.StandardRestore()
+        return np.asarray(self._item(step, META_CLASSES, ocp.StandardCheckpointHandler(), args)['table'])
 
     def state(self, step: int, abstract: TrainState) -> TrainState:
         """Returns the state, laid out as the shardings of `abstract` say, whatever mesh saved it."""
@@ -83,10 +206,39 @@ class Checkpoints:
     def _part(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
         restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
         args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
-        return self._item(step, STATE, args)
+        return self._item(step, STATE, ocp.PyTreeCheckpointHandler(), args)
 
-    def _item(self, step: int, name: str, args: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
+    def _item(self, step: int, name: str, handler: ocp.CheckpointHandler, args: Any) -> Any:
+        # The handler, not the manager: that one makes processes wait for one whose read has failed.
+        item, error = None, None
+        try:
+            item = handler.restore(self.folder / str(step) / name, args=args)
+        except _OTHER_FAULTS:
+            raise
+        except Exception as caught:  # as many kinds as there are ways to be damaged
+            error = caught
+        if _in_any_process(error is not None):
+            raise _Damaged(f'{name}: {_reason(error)}') from error
+        return item
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        for step, reason in damaged.items():
+            moved = ''
+            if not self._read_only:
+                place = self.folder.with_name('checkpoints_damaged')
+                if hosts.is_first():
+                    place.mkdir(exist_ok=True)
+                    names = itertools.chain([str(step)], (f'{step}-{i}' for i in itertools.count(2)))
+                    free = next(place / name for name in names if not (place / name).exists())
+                    (self.folder / str(step)).rename(free)
+                moved = f' and is moved to {place}'
+            _warn(
+                'the checkpoint of step %d can not be read (%s)%s; the one before it is used',
+                *(step, reason, moved),
+            )
+        if damaged and not self._read_only:
+            multihost_utils.sync_global_devices('damaged checkpoints are set aside')
+            self._reopen()
 
 
 def newest(workdir: Path) -> tuple[Checkpoints, int]:
@@ -99,6 +251,50 @@ def newest(workdir: Path) -> tuple[Checkpoints, int]:
 
 
 def newest_config(workdir: Path) -> ConfigDict:
-    """Returns the config that the newest checkpoint of `workdir` was saved with."""
-    checkpoints, step = newest(workdir)
-    return checkpoints.config(step)
+    """Returns the config that the newest whole checkpoint of `workdir` was saved with."""
+    checkpoints, _ = newest(workdir)
+    return checkpoints.newest_whole(checkpoints.config)[1]
+
+
+def installed_versions() -> dict[str, str]:
+    """Returns the versions that a checkpoint carries, by package."""
+    versions = {'sreml_jax': sreml_jax.__version__, 'python': platform.python_version()}
+    return versions | {package: metadata.version(package) for package in PACKAGES}
+
+
+def changed_versions(saved: dict[str, str]) -> str:
+    """Returns 'jax 0.10.2 to 0.11.2, ...': what is installed now instead of what saved a checkpoint."""
+    now = installed_versions()
+    return ', '.join(f'{p} {v} to {now[p]}' for p, v in saved.items() if p in now and v != now[p])
+
+
+def _in_any_process(failed: bool) -> bool:
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(failed))))
+
+
+def _warn(message: str, *args: Any) -> None:
+    if hosts.is_first():
+        log.warning(message, *args)
+
+
+def _reason(error: Exception | None) -> str:
+    """Returns what went wrong in a few words; tensorstore puts the cause last."""
+    if error is None:
+        return 'in another process'
+    text = (isinstance(error, OSError) and error.strerror) or str(error).partition(' [')[0]
+    if len(text) > 120:
+        text = text.rpartition(': ')[2]
+    return textwrap.shorten(text, 120) or type(error).__name__
+
+
+@functools.cache  # once
+def _hush() -> None:
+    """Silences what tensorstore has under way when one file fails: each finds its event loop closed."""
+    before = sys.unraisablehook
+
+    def without_orphans(unraisable):
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            before(unraisable)
+
+    sys.unraisablehook = without_orphans
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)

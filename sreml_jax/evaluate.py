@@ -27,10 +27,15 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset) -> report.Resu
       UserError: there is no checkpoint, or it is another model's.
     """
     run = Run.of(config)
-    checkpoints, newest = checkpoint.newest(workdir)
-    configs.refuse_other_model(checkpoints.config(newest), config, str(workdir))
+    checkpoints, _ = checkpoint.newest(workdir)
     steps_per_epoch = max(1, dataset.steps_per_epoch(config.batch_size))
-    variables = checkpoints.variables(newest, run.abstract_state(run.adam(steps_per_epoch)))
+    abstract = run.abstract_state(run.adam(steps_per_epoch))
+
+    def read(step: int) -> dict[str, Any]:
+        configs.refuse_other_model(checkpoints.config(step), config, str(workdir))
+        return checkpoints.variables(step, abstract)
+
+    newest, variables = checkpoints.newest_whole(read)
     checkpoints.close()
 
     splits = dict.fromkeys(dataset.evaluation_splits)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from sreml_jax import config as configs
 from sreml_jax import hosts
 from sreml_jax import mesh as meshes
-from sreml_jax.checkpoint import Checkpoints
+from sreml_jax.checkpoint import Checkpoints, changed_versions
 from sreml_jax.data import ahead
 from sreml_jax.data.dataset import Batch, Dataset
 from sreml_jax.errors import UserError
@@ -30,7 +30,8 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
 
     Raises:
       UserError: the dataset, the devices or the checkpoint do not suit the config.
-      RunError: numbers that are not finite, data that stall; what was saved before stays.
+      RunError: numbers that are not finite, data that stall, a last state that can not be saved; what was
+        saved before stays.
       SystemExit: a signal asked to stop; the state is saved.
     """
     check_dataset(config, dataset)
@@ -83,6 +84,7 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
             if stop:
                 signals.received = stop
                 break
+        checkpoints.save_last(state, table, config)
     signals.leave(f'stopped after step {number} and saved; the same command goes on from there')
 
 
@@ -95,20 +97,26 @@ def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: P
         )
         weights = pretrained.read(config.weights, run.model)
         return step.initial_state(run.model, adam, run.mesh, config.seed, weights), table
-    newest = checkpoints.steps()[-1]
-    saved = checkpoints.config(newest)
-    configs.refuse_other_model(saved, config, str(workdir))
+    abstract = run.abstract_state(adam)
+
+    def read(step: int):
+        saved = checkpoints.config(step)
+        configs.refuse_other_model(saved, config, str(workdir))
+        table = checkpoints.meta_table(step)
+        if table.shape[1] != dataset.num_classes:
+            raise UserError(
+                f'{workdir} was trained on {table.shape[1]} classes, but {dataset.name} now has '
+                f'{dataset.num_classes}; take another --workdir, or the data it was trained on'
+            )
+        return saved, checkpoints.versions(step), table, checkpoints.state(step, abstract)
+
+    newest, (saved, versions, table, state) = checkpoints.newest_whole(read)
     for field, (was, now) in configs.differences(saved, config).items():
         log.info('%s was %r when this run was last saved, and is %r from here on', field, was, now)
-    table = checkpoints.meta_table(newest)
-    if table.shape[1] != dataset.num_classes:
-        raise UserError(
-            f'{workdir} was trained on {table.shape[1]} classes, but {dataset.name} now has '
-            f'{dataset.num_classes}; take another --workdir, or the data it was trained on'
-        )
-    abstract = run.abstract_state(adam)
+    if changed := changed_versions(versions):
+        log.info('packages have changed since this run was last saved: %s', changed)
     log.info('going on from step %d', newest)
-    return checkpoints.state(newest, abstract), table
+    return state, table
 
 
 def on_device(batches: Iterator[Batch], run: Run) -> Iterator[tuple[jax.Array, jax.Array]]:
