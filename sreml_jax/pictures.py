@@ -1,4 +1,4 @@
-"""retrievals.png: some queries with their nearest neighbours, right ones framed green, wrong ones red."""
+"""Sheets of queries with their nearest neighbours; retrievals.png frames right ones green, wrong ones red."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,22 +79,22 @@ def drop(neighbours: np.ndarray, itself: int) -> np.ndarray:
 
 
 def draw(
-    queries: np.ndarray,
-    neighbours: np.ndarray,
-    right: np.ndarray,
+    queries: Sequence[np.ndarray],
+    neighbours: Sequence[Sequence[np.ndarray]],
+    right: np.ndarray | None,
     query_names: Sequence[str],
     neighbour_names: Sequence[Sequence[str]],
 ) -> Image.Image:
     """Draws one query a row, its neighbours to the right of it.
 
     Args:
-      queries: uint8 [rows, H, W, 3].
-      neighbours: uint8 [rows, columns, H, W, 3], the most similar first.
-      right: bool [rows, columns].
+      queries: [rows] of uint8 [H, W, 3], of any sizes.
+      neighbours: [rows, columns] likewise, the most similar first.
+      right: bool [rows, columns]; None where nothing is known of that: no frames then.
       query_names: caption of each query; shortened where it does not fit.
       neighbour_names: likewise, [rows, columns].
     """
-    rows, columns = right.shape
+    rows, columns = len(queries), max(map(len, neighbours))
     step = _TILE + 2 * _FRAME + _GAP
     left = _MARGIN + step + _ASIDE  # of the first neighbour
     height = _HEAD + rows * (step + _CAPTION) + _MARGIN - _GAP
@@ -105,7 +105,7 @@ def draw(
     pen.text((_MARGIN, _HEAD // 2), 'Query', _INK, bold, anchor='lm')
     pen.text((left, _HEAD // 2), 'Nearest neighbours', _INK, bold, anchor='lm')
     x = left + pen.textlength('Nearest neighbours', bold) + 24
-    for word, colour in (('right', RIGHT), ('wrong', WRONG)):
+    for word, colour in (('right', RIGHT), ('wrong', WRONG)) if right is not None else ():
         pen.rectangle((x, _HEAD // 2 - 6, x + 12, _HEAD // 2 + 6), outline=colour, width=3)
         pen.text((x + 19, _HEAD // 2), word, _QUIET, plain, anchor='lm')
         x += 80
@@ -125,10 +125,9 @@ def draw(
     for row in range(rows):
         y = _HEAD + row * (step + _CAPTION)
         tile(_MARGIN, y, queries[row], None, query_names[row], _INK)
-        for column in range(columns):
-            frame = RIGHT if right[row, column] else WRONG
-            name = neighbour_names[row][column]
-            tile(left + column * step, y, neighbours[row, column], frame, name, _QUIET)
+        for column, (image, name) in enumerate(zip(neighbours[row], neighbour_names[row], strict=True)):
+            frame = None if right is None else RIGHT if right[row, column] else WRONG
+            tile(left + column * step, y, image, frame, name, _QUIET)
     return page
 
 

@@ -133,7 +133,7 @@ def read(files: Iterable[tuple[Found, str]], size: int) -> Iterator[Photograph]:
 
 
 def images(paths: Iterable[str | Path], size: int) -> np.ndarray:
-    """Returns the pictures in these files, uint8 [files, size, size, 3]; raises UserError for the first bad one."""
+    """Returns the pictures in these files, uint8 [files, size, size, 3]; raises UserError for a bad one."""
     made = []
     for photograph in read(((Found(str(path), None), '') for path in paths), size):
         if photograph.problem:

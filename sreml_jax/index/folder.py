@@ -49,8 +49,10 @@ class Index:
             raise UserError(f'{self.folder} is no whole index ({error}); embed its images again') from error
         self.embeddings = embeddings[: len(self)]
         wanted = len(self), self.about['dimensions']
-        if embeddings.dtype != self.about['storage'] or self.embeddings.shape != wanted or (
-            self._items.metadata.num_rows != len(self)
+        if (
+            embeddings.dtype != self.about['storage']
+            or self.embeddings.shape != wanted
+            or (self._items.metadata.num_rows != len(self))
         ):
             raise UserError(f'{self.folder} is no whole index: its files disagree; embed its images again')
         if is_changing(self.folder) or read_about(self.folder) != self.about:

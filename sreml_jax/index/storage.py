@@ -33,7 +33,7 @@ def decode(stored: np.ndarray, scale: float) -> np.ndarray:
 class Rows:
     """The rows of an .npy file, [rows, width], to be written at any place and read again.
 
-    The header says how many rows there are only when `declare` is told; numpy leaves room in it for any number.
+    The header tells of them only when `declare` is called; numpy leaves room in it for any number.
 
     Args:
       path: made, with no rows, where it is not there.

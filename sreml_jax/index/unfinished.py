@@ -14,11 +14,11 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from sreml_jax.errors import UserError
-from sreml_jax.index import storage
-from sreml_jax.index.folder import ABOUT, EMBEDDINGS, ITEMS, Index, Item, is_changing, new
+from sreml_jax.index import kind, storage
+from sreml_jax.index.folder import ABOUT, EMBEDDINGS, ITEMS, Index, Item, is_changing, new, read_about
 
 JOURNAL = 'unfinished.sqlite'
-SECONDS = 1.0  # between two commits of the journal
+_SECONDS = 1.0  # between two commits of the journal
 _GROUP_ROWS, _GROUP_BYTES = 2**14, 2**25  # of items.parquet's row groups, at most
 _TABLES = """
     CREATE TABLE IF NOT EXISTS about (json TEXT NOT NULL);
@@ -45,44 +45,41 @@ class Unfinished:
 
     Args:
       folder: of the index; made where it is not there.
-      about: what makes the embeddings: 'checkpoint', 'preprocessing', 'dimensions', 'storage' (of
-        storage.CHOICES), 'scale' and 'vectors' (whether items.parquet has a column of them). None: as in the
-        folder.
-      settle: (what the folder holds, about) -> what counts from here on; raises UserError where they do not
-        suit each other. Not called for a new index.
+      wanted: what makes the embeddings: 'checkpoint' (with its 'fingerprint'), 'preprocessing', 'members',
+        'dimensions', and 'storage' (of storage.CHOICES) and 'vectors' (whether items.parquet has a column of
+        them), of which None leaves them as they are. None: images are only removed.
 
     Raises:
-      UserError: another process is at work there, the folder can not be written, or holds no index to change.
+      UserError: the folder holds an index of another kind, or none to remove from, can not be written, or is
+        another process's at present.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        about: dict[str, Any] | None = None,
-        settle: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None,
-    ):
+    def __init__(self, folder: Path, wanted: dict[str, Any] | None = None):
         self.folder = folder
-        if about is None and not any((folder / name).exists() for name in (ABOUT, JOURNAL)):
-            raise UserError(f'{folder} holds no index; make one by --mode=embed --images=... --out={folder}')
+        none = UserError(f'{folder} holds no index; make one by --mode=embed --images=... --out={folder}')
+        if wanted is None and not any((folder / name).exists() for name in (ABOUT, JOURNAL)):
+            raise none
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._journal = _locked(folder / JOURNAL)
+        except sqlite3.OperationalError as error:
+            raise UserError(f'another process is at work in {folder}, or it can not be written') from error
         except (OSError, sqlite3.Error) as error:
-            raise _refusal(folder, error) from error
+            raise UserError(f'{folder} can not be written ({error}); take another --out') from error
         try:
             if is_changing(folder):
                 self._move_into_place()
             there = self._load()
-            if there is None and about is None:
-                raise UserError(f'{folder} holds no index; make one by --mode=embed --images=... --out={folder}')
-            self.about = settle(there, about) if there and about and settle else there or about
+            if there is None and wanted is None:
+                raise none
+            self.about = kind.settled(folder, there, wanted)
             self._write_about()
         except BaseException:
             self._journal.close()
             raise
         self._rows = storage.Rows(folder / EMBEDDINGS, self.about['storage'], self.about['dimensions'])
         # What a reader of the present index sees is never written over.
-        visible = Index(folder).about['images'] if (folder / ABOUT).exists() else 0
+        visible = read_about(folder)['images'] if (folder / ABOUT).exists() else 0
         self._next = max(visible, 1 + self._one('SELECT coalesce(max(row), -1) FROM items'))
         self._saved = time.monotonic()
 
@@ -108,7 +105,7 @@ class Unfinished:
             self._journal.execute('DELETE FROM unreadable WHERE path = ?', (item.path,))
             self._journal.execute('REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?)', (self._next, *item))
             self._next += 1
-        if time.monotonic() - self._saved > SECONDS:
+        if time.monotonic() - self._saved > _SECONDS:
             self.save()
 
     def leave_out(self, path: str, problem: str) -> None:
@@ -117,7 +114,7 @@ class Unfinished:
         self._journal.execute('REPLACE INTO unreadable VALUES (?, ?)', (path, problem))
 
     def remove(self, unwanted: Callable[[str], bool]) -> int:
-        """Removes the images of which unwanted(path) is true, the unreadable ones too; returns their number."""
+        """Removes the images, and the unreadable ones, of which unwanted(path) is true; returns how many."""
         self._journal.create_function('unwanted', 1, unwanted)
         self._journal.execute('DELETE FROM unreadable WHERE unwanted(path)')
         return self._journal.execute('DELETE FROM items WHERE unwanted(path)').rowcount
@@ -147,8 +144,8 @@ class Unfinished:
         schema = _COLUMNS
         if self.about['vectors']:
             schema = schema.append(pa.field('embedding', pa.list_(pa.float32(), self.about['dimensions'])))
-        with parquet.ParquetWriter(new(self.folder / ITEMS), schema, compression='zstd') as writer:
-            written = 0
+        items, written = new(self.folder / ITEMS), 0
+        with parquet.ParquetWriter(items, schema, compression='zstd') as writer:
             for group in self._groups():
                 row, *columns = zip(*group, strict=True)
                 if holes or self.about['vectors']:
@@ -160,19 +157,89 @@ class Unfinished:
                     columns.append(pa.FixedSizeListArray.from_arrays(vectors, self.about['dimensions']))
                 writer.write_table(pa.table(columns, schema), row_group_size=len(row))
                 written += len(row)
+        _sync(items)
         if holes:
             rows.declare(number)
             rows.sync()
-        self._write_new_about(
-            {
-                **self.about,
-                'images': number,
-                'revision': secrets.token_hex(8),
-                'changed': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
-                'versions': versions,
-                'unreadable': self.unreadable(),
-            }
-        )
+        changed = {
+            'images': number,
+            'revision': secrets.token_hex(8),
+            'changed': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+            'versions': versions,
+            'unreadable': self.unreadable(),
+        }
+        temporary = self.folder / (ABOUT + '.tmp')
+        temporary.write_text(json.dumps({**self.about, **changed}, indent=1) + '\n')
+        _sync(temporary)
+        temporary.replace(new(self.folder / ABOUT))  # from here on a killed process is finished by the next
         self._move_into_place()
-        self._journal.close()
         (self.folder / JOURNAL).unlink()
+
+    def _move_into_place(self) -> None:
+        """Puts the files of a whole new state under their names, and index.json last; may be repeated."""
+        about = json.loads(new(self.folder / ABOUT).read_text())
+        if (compacted := new(self.folder / EMBEDDINGS)).exists():
+            compacted.replace(self.folder / EMBEDDINGS)
+        rows = storage.Rows(self.folder / EMBEDDINGS, about['storage'], about['dimensions'])
+        rows.declare(about['images'])
+        rows.sync()
+        if (items := new(self.folder / ITEMS)).exists():
+            items.replace(self.folder / ITEMS)
+        for table in ('about', 'items', 'unreadable'):  # the journal of a state that is no longer the next
+            self._journal.execute(f'DELETE FROM {table}')
+        self._journal.commit()
+        new(self.folder / ABOUT).replace(self.folder / ABOUT)
+
+    def _load(self) -> dict[str, Any] | None:
+        """Returns what the folder's embeddings are made by; an empty journal becomes that of the index."""
+        if found := self._one('SELECT json FROM about'):
+            return json.loads(found)
+        if not (self.folder / ABOUT).exists():
+            if (self.folder / EMBEDDINGS).exists():
+                raise UserError(f'{self.folder} holds an {EMBEDDINGS} but no {ABOUT}; take another --out')
+            return None
+        index, first = Index(self.folder), 0
+        names = _COLUMNS.names
+        for batch in parquet.ParquetFile(self.folder / ITEMS).iter_batches(_GROUP_ROWS, columns=names):
+            columns = batch.to_pydict()
+            rows = zip(range(first, first + len(batch)), *(columns[name] for name in names), strict=True)
+            self._journal.executemany('INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)', rows)
+            first += len(batch)
+        self._journal.executemany('INSERT INTO unreadable VALUES (?, ?)', index.about['unreadable'].items())
+        return {name: index.about[name] for name in kind.FIELDS}
+
+    def _write_about(self) -> None:
+        self._journal.execute('DELETE FROM about')
+        self._journal.execute('INSERT INTO about VALUES (?)', (json.dumps(self.about),))
+        self._journal.commit()
+
+    def _groups(self) -> Iterator[list[tuple]]:
+        """Yields the rows of the table of items, as many at a time as make a row group."""
+        size = max(1, min(_GROUP_ROWS, _GROUP_BYTES // (4 * self.about['dimensions'])))
+        cursor = self._journal.execute('SELECT * FROM items ORDER BY row')
+        while group := cursor.fetchmany(size):
+            yield group
+
+    def _one(self, query: str, *values: Any) -> Any:
+        """Returns the one value that a query is for, or None."""
+        found = self._journal.execute(query, values).fetchone()
+        return found and found[0]
+
+
+def _locked(path: Path) -> sqlite3.Connection:
+    """Opens the journal for this process alone; the system frees it when the process ends, however."""
+    journal = sqlite3.connect(path, timeout=0)
+    try:
+        journal.execute('PRAGMA locking_mode = EXCLUSIVE')
+        journal.execute('BEGIN EXCLUSIVE')
+        journal.commit()
+        journal.executescript(_TABLES)
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def _sync(path: Path) -> None:
+    with path.open('rb') as file:
+        os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
@@ -14,13 +15,15 @@ _CPU_ROWS, _ACCELERATOR_ROWS = 512, 2048  # of a block at most; that of the CPU 
 _LEAST_ROWS = 256  # of a block, for the matmul's sake
 _LEAST_BLOCKS = 12  # the more blocks, the less of the diagonal ones is computed twice
 _BLOCK_BYTES = 2**27  # at most
-_HELD_BYTES = 2**28  # embeddings up to this size are held on a CPU in whole; an accelerator holds any
+_HELD_BYTES = 2**28  # embeddings up to this size are held on a CPU in whole
+_HELD_SHARE = 4  # on an accelerator up to this fraction of its memory: there may be queries and gallery
 
 
 class Blocks:
     """The rows of `x`, in `order`, in blocks of `rows` rows; the last block is filled up with NaN.
 
     NaN is as similar as nothing is: every comparison with it is false, so that filling is never counted.
+    Integers, which have no NaN, are filled up with 0.
 
     Attributes:
       order: int64 [n]; row i of the blocks is x[order[i]].
@@ -33,7 +36,7 @@ class Blocks:
         self.number = -(-len(order) // rows)
         self._x = x
         self._in_order = bool(np.all(order == np.arange(len(order))))
-        hold = devices[0].platform != 'cpu' or x.nbytes <= _HELD_BYTES
+        hold = x.nbytes <= _held_bytes(devices[0])
         # Else the block of the outer loop and that of the inner one stay.
         self.load = functools.lru_cache(None if hold else 2 * len(devices))(self._load)
 
@@ -42,7 +45,8 @@ class Blocks:
         chosen = self.slice(i)
         block = self._x[chosen] if self._in_order else self._x[self.order[chosen]]
         if missing := self.rows - len(block):
-            block = np.concatenate([block, np.full((missing, block.shape[1]), np.nan, block.dtype)])
+            fill = 0 if np.issubdtype(block.dtype, np.integer) else np.nan
+            block = np.concatenate([block, np.full((missing, block.shape[1]), fill, block.dtype)])
         return jax.device_put(block, device)
 
     def slice(self, i: int) -> slice:
@@ -54,6 +58,14 @@ class Blocks:
         filled = np.full(self.number * self.rows, fill, values.dtype)
         filled[: len(values)] = values
         return filled.reshape(self.number, self.rows)
+
+
+def _held_bytes(device: jax.Device) -> float:
+    """Returns the size up to which embeddings are held on the device in whole."""
+    if device.platform == 'cpu':
+        return _HELD_BYTES
+    memory = (device.memory_stats() or {}).get('bytes_limit')
+    return memory // _HELD_SHARE if memory else math.inf
 
 
 def rows_of_block(lengths: Sequence[int], width: int, itemsize: int, devices: Sequence[jax.Device]) -> int:

@@ -1,16 +1,73 @@
-"""Nearest neighbours, exact."""
+"""Nearest neighbours, exact, of embeddings in memory or in an index on disk."""
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sreml_jax.index import Index, Item
 from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spread
 
+if TYPE_CHECKING:
+    from sreml_jax.retrieval.approximate import Approximate
+
 _LOWEST = np.finfo(np.float32).min  # of a NaN: below every similarity, above what must not be found at all
+
+
+_LEAST_QUERIES = 16  # rows of a block of queries, for the matmul's sake
+_TILE_BYTES = 2**26  # of a block of the gallery at most, where few queries let it be long
+
+
+class Match(NamedTuple):
+    """One image that a search has found.
+
+    Attributes:
+      rank: from 1.
+      similarity: cosine of the angle between the two embeddings.
+      item: of the index.
+    """
+
+    rank: int
+    similarity: float
+    item: Item
+
+
+def search(
+    query: np.ndarray,
+    index: Index,
+    top: int = 10,
+    approximate: 'Approximate | None' = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> list[list[Match]]:
+    """Finds the images of an index that are most similar to each query.
+
+    Args:
+      query: float32 [queries, d], rows of unit length, of the checkpoint that made the index.
+      index: on disk; read in blocks, so that memory does not depend on its size.
+      top: images a query.
+      approximate: searches in the place of the exact search where given.
+      devices: that share the blocks; all local ones where not given.
+    """
+    find = approximate.search if approximate else functools.partial(in_index, index=index, devices=devices)
+    rows, similarities = find(query, k=top)
+    items = iter(index.items(rows.reshape(-1)))
+    return [
+        [Match(rank, float(similarity), next(items)) for rank, similarity in enumerate(row, 1)]
+        for row in similarities
+    ]
+
+
+def in_index(
+    query: np.ndarray, index: Index, k: int, devices: Sequence[jax.Device] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the k nearest images of an index, exact; arguments and results as of `search` and `nearest`."""
+    # The stored numbers need not be scaled one by one.
+    scaled = query * np.float32(index.scale)
+    return nearest(scaled, index.embeddings, k, same=False, devices=devices)
 
 
 def nearest(
@@ -26,11 +83,11 @@ def nearest(
 
     Args:
       query: float32 or bfloat16 [queries, d]; rows of unit length; may be memory-mapped.
-      gallery: likewise [images, d].
+      gallery: likewise [images, d]; any real dtype, float16 and int8 too.
       k: neighbours wanted; no more are found than the gallery holds.
       same: query is gallery, and each query itself is left out, by index.
       devices: that share the blocks; all local ones where not given.
-      chunk: rows of a block; chosen by device and size where not given.
+      chunk: rows of a block; chosen by device and sizes where not given.
 
     Returns:
       indices: int32 [queries, min(k, images)], the most similar first; of equal ones the lower index first.
@@ -39,8 +96,15 @@ def nearest(
     """
     devices = devices or jax.local_devices()
     k = min(k, len(gallery) - same)
+    if not len(query) or k < 1:
+        return np.zeros((len(query), 0), np.int32), np.zeros((len(query), 0), np.float32)
     size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize, devices)
-    rows = Blocks(query, np.arange(len(query)), size, devices)
+    few = size if chunk or same else min(size, -(-len(query) // _LEAST_QUERIES) * _LEAST_QUERIES)
+    # As many similarities in a block as ever; a long block of the gallery beside few queries.
+    rows = Blocks(query, np.arange(len(query)), few, devices)
+    if few < size:
+        longest = max(size, min(size * size // few, _TILE_BYTES // (gallery.shape[1] * gallery.itemsize)))
+        size = min(longest, -(-len(gallery) // 16) * 16)
     columns = rows if same else Blocks(gallery, np.arange(len(gallery)), size, devices)
 
     def find(i: int, j: int, device: jax.Device):

@@ -1,0 +1,53 @@
+"""What an index is made by, and whether more can be added to it."""
+
+from pathlib import Path
+from typing import Any
+
+from sreml_jax.errors import UserError
+from sreml_jax.index import storage
+
+FIELDS = ('checkpoint', 'preprocessing', 'members', 'dimensions', 'storage', 'scale', 'vectors')
+
+
+def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns what makes the embeddings of an index from here on.
+
+    Args:
+      folder: of the index.
+      there: what it is made by; None where it is new.
+      wanted: as of `Unfinished`; None where nothing is embedded.
+
+    Raises:
+      UserError: the two do not suit each other.
+    """
+    if there and wanted:
+        refuse_other_checkpoint(folder, there, wanted)
+        if wanted['storage'] not in (None, there['storage']):
+            raise UserError(
+                f'{folder} is stored as {there["storage"]}, not as {wanted["storage"]}; '
+                'leave --storage out, or take another --out'
+            )
+        vectors = there['vectors'] if wanted['vectors'] is None else wanted['vectors']
+        return {**there, 'vectors': vectors}
+    if there:
+        return there
+    stored = wanted['storage'] or storage.CHOICES[0]
+    scale = storage.scale_of(stored, wanted['members'])
+    return {**wanted, 'storage': stored, 'scale': scale, 'vectors': bool(wanted['vectors'])}
+
+
+def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Raises UserError where two `about`s are not of one checkpoint and one preprocessing."""
+    was, now = there['checkpoint'], here['checkpoint']
+    if was['fingerprint'] != now['fingerprint']:
+        raise UserError(
+            f'{folder} was made by another checkpoint: by step {was["step"]} of {was["workdir"]}, not by '
+            f'step {now["step"]} of {now["workdir"]}; name that --workdir, or embed into another folder'
+        )
+    if there['preprocessing'] != here['preprocessing']:
+        fields = ', '.join(
+            f'{field} is {value} there and {here["preprocessing"][field]} here'
+            for field, value in there['preprocessing'].items()
+            if here['preprocessing'][field] != value
+        )
+        raise UserError(f'{folder} was made of images prepared otherwise: {fields}; set config.* likewise')

@@ -1,0 +1,103 @@
+"""Neighbours in an index of many millions of images, found by FAISS without looking at all of them."""
+
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from sreml_jax.errors import UserError
+from sreml_jax.index import Index, storage
+from sreml_jax.retrieval.search import in_index
+
+RECALL, TOP = 0.95, 10  # wanted of the approximate search: of the exact TOP nearest, this share
+_SAMPLE = 200  # queries, images of the index itself, that the recall is measured on
+_LEAST_A_LIST, _TRAINED_A_LIST = 39, 64  # images, as FAISS advises
+_CHUNK = 2**14  # rows in memory at a time
+_CANDIDATES = 4  # times as many as wanted are compared exactly
+
+
+class Approximate:
+    """An inverted file of 8-bit vectors beside an index, made anew where the index has changed.
+
+    The vectors are put into about 4 sqrt(images) lists; the number of lists that a query looks into is
+    doubled until the recall against exact search is RECALL on images of the index.
+
+    Args:
+      index: to search.
+
+    Attributes:
+      recall: share of the exact TOP nearest that is found, of _SAMPLE images; None where the file was there
+        already.
+      probes, lists: how many lists a query looks into, and how many there are.
+
+    Raises:
+      UserError: FAISS is not installed.
+    """
+
+    def __init__(self, index: Index):
+        self._faiss = _faiss()
+        self._index = index
+        self.recall: float | None = None
+        path = index.folder / f'approximate-{index.about["revision"]}.faiss'
+        if path.exists():
+            self._lists = self._faiss.read_index(str(path), self._faiss.IO_FLAG_MMAP)
+        else:
+            self._lists = self._built()
+            self.recall = self._tune()
+            self._save(path)
+        self.probes, self.lists = self._lists.nprobe, self._lists.nlist
+
+    def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Finds about the k nearest images; arguments and results as of `search.in_index`."""
+        k = min(k, len(self._index))
+        _, candidates = self._lists.search(np.ascontiguousarray(query, np.float32), _CANDIDATES * k)
+        rows = np.zeros((len(query), k), np.int32)
+        similarities = np.full((len(query), k), -np.inf, np.float32)
+        for i, found in enumerate(candidates):
+            found = np.sort(found[found >= 0])
+            exact = self._decoded(found) @ query[i]
+            best = np.argsort(-exact, kind='stable')[:k]
+            rows[i, : len(best)], similarities[i, : len(best)] = found[best], exact[best]
+        return rows, similarities
+
+    def _built(self):
+        number, width = self._index.embeddings.shape
+        lists = max(1, min(round(4 * math.sqrt(number)), number // _LEAST_A_LIST))
+        built = self._faiss.index_factory(width, f'IVF{lists},SQ8', self._faiss.METRIC_INNER_PRODUCT)
+        random = np.random.default_rng(0)
+        built.train(self._decoded(np.sort(random.permutation(number)[: _TRAINED_A_LIST * lists])))
+        for start in range(0, number, _CHUNK):
+            built.add(self._decoded(np.arange(start, min(start + _CHUNK, number))))
+        return built
+
+    def _tune(self) -> float:
+        """Sets the number of lists to look into; returns the recall that it gives."""
+        random = np.random.default_rng(1)
+        query = self._decoded(np.sort(random.permutation(len(self._index))[:_SAMPLE]))
+        exact, _ = in_index(query, self._index, TOP)
+        self._lists.nprobe = 1
+        while True:
+            found, _ = self.search(query, TOP)
+            recall = np.mean([np.isin(e, f).mean() for e, f in zip(exact, found, strict=True)])
+            if recall >= RECALL or self._lists.nprobe >= self._lists.nlist:
+                return float(recall)
+            self._lists.nprobe = min(2 * self._lists.nprobe, self._lists.nlist)
+
+    def _save(self, path: Path) -> None:
+        temporary = path.with_suffix('.tmp')
+        self._faiss.write_index(self._lists, str(temporary))
+        for old in path.parent.glob('approximate-*.faiss'):
+            old.unlink()
+        temporary.replace(path)
+
+    def _decoded(self, rows: np.ndarray) -> np.ndarray:
+        return storage.decode(self._index.embeddings[rows], self._index.scale)
+
+
+def _faiss() -> ModuleType:
+    try:
+        import faiss
+    except ImportError:
+        raise UserError('--approximate needs FAISS: pip install "sreml_jax[ann]", or leave it out') from None
+    return faiss
