@@ -6,13 +6,12 @@ python launch/bench.py recall --size 60502 --dim 2400 --mapped   memory-mapped, 
 
 import argparse
 import tempfile
-import threading
 from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
-from measure import alternate, keep
+from measure import PeakMemory, alternate, keep
 
 from sreml_jax.retrieval.blocks import similarities
 from sreml_jax.retrieval.recall import ranks, recall_at
@@ -121,38 +120,6 @@ def first_hits(neighbours: np.ndarray, labels: np.ndarray) -> np.ndarray:
     hit = others & (labels[neighbours] == labels[:, None])
     place = (np.cumsum(others, 1) - 1)[np.arange(len(hit)), hit.argmax(1)]
     return np.where(hit.any(1), np.minimum(place, max(KS)), max(KS))
-
-
-class PeakMemory:
-    """The most memory that was in use beyond what was there at the start; mapped files are not counted."""
-
-    def __enter__(self) -> 'PeakMemory':
-        self._start = self._peak = _anonymous_bytes()
-        self._stop = threading.Event()
-        self._watch = threading.Thread(target=self._look)
-        self._watch.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._stop.set()
-        self._watch.join()
-
-    def _look(self) -> None:
-        while not self._stop.wait(0.01):
-            self._peak = max(self._peak, _anonymous_bytes())
-
-    def figures(self) -> dict[str, float]:
-        """Megabytes on the host beyond the start, and on an accelerator in all."""
-        figures = {'host MB beyond the embeddings': round((self._peak - self._start) / 1e6)}
-        if stats := jax.devices()[0].memory_stats():
-            figures['device MB'] = round(stats['peak_bytes_in_use'] / 1e6)
-        return figures
-
-
-def _anonymous_bytes() -> int:
-    """This process's memory that no file backs (Linux)."""
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('RssAnon'))
 
 
 def _faiss():

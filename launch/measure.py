@@ -5,10 +5,13 @@ import datetime
 import json
 import platform
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+
+import jax
 
 
 def alternate(runs: dict[str, Callable[[], object]], repeats: int, warmup: int = 1) -> dict[str, float]:
@@ -24,6 +27,38 @@ def alternate(runs: dict[str, Callable[[], object]], repeats: int, warmup: int =
             if repeat >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+class PeakMemory:
+    """The most memory that was in use beyond what was there at the start; mapped files are not counted."""
+
+    def __enter__(self) -> 'PeakMemory':
+        self._start = self._peak = _anonymous_bytes()
+        self._stop = threading.Event()
+        self._watch = threading.Thread(target=self._look)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.01):
+            self._peak = max(self._peak, _anonymous_bytes())
+
+    def figures(self) -> dict[str, float]:
+        """Megabytes on the host beyond the start, and on an accelerator in all."""
+        figures = {'host MB beyond the embeddings': round((self._peak - self._start) / 1e6)}
+        if stats := jax.devices()[0].memory_stats():
+            figures['device MB'] = round(stats['peak_bytes_in_use'] / 1e6)
+        return figures
+
+
+def _anonymous_bytes() -> int:
+    """This process's memory that no file backs (Linux)."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('RssAnon'))
 
 
 def keep(figures: dict, args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ def test_what_reading_raises_comes_after_the_batches_before_it():
 
     read = ahead.read(batches(), 1.0)
     assert next(read) == 1
-    with pytest.raises(RuntimeError, match='bird.jpg'):
+    with pytest.raises(RuntimeError, match='damaged'):
         next(read)
 
 
@@ -34,7 +34,7 @@ def test_a_stalled_pipeline_says_so():
     read = ahead.read(batches(), 0.2 / 60)
     assert next(read) == 1
     start = time.monotonic()
-    with pytest.raises(RunError, match='no batch for 0.00333333 minutes'):
+    with pytest.raises(RunError, match='no batch for 0'):
         next(read)
     assert time.monotonic() - start < 5
     released.set()

@@ -21,10 +21,8 @@ MESH = ['--config.mesh=2,2', '--config.ensemble_size=4', '--config.gpu_ids=', '-
 def start(folder: Path, devices: int, *arguments: str) -> subprocess.Popen:
     """Starts one process with so many virtual devices."""
     environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
-    arguments = [*command(folder), '--config=configs/cub.py', f'--config.data_dir={folder / "data"}'] + [
-        *MESH,
-        *arguments,
-    ]
+    data = f'--config.data_dir={folder / "data"}'
+    arguments = [*command(folder), '--config=configs/cub.py', data, *MESH, *arguments]
     return subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

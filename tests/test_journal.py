@@ -53,7 +53,9 @@ def test_a_finite_update_is_the_same_with_and_without_skipping():
     (_, _, one, metrics), (_, _, other, _) = (steps_of(0.5, skip) for skip in (True, False))
     assert not metrics['skipped']
     # Not bit by bit: XLA fuses the two programs differently.
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), one.params, other.params)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), one.params, other.params
+    )
 
 
 def test_the_sentence_names_the_members_and_the_rate(tmp_path):
@@ -74,7 +76,9 @@ def test_a_run_stops_and_its_checkpoint_stays(tmp_path):
     train(config, tmp_path, tiny_dataset(), NoSignals())
     logged, (_, saved) = lines(tmp_path), final_state(config, tmp_path)
     worse = tiny_config(num_epochs=2, learning_rate=1e30, schedule='constant')
-    with pytest.raises(RunError, match='is not finite .members: .*learning rate 1e.30.; it was not saved'):
+    with pytest.raises(
+        RunError, match=r'is not finite \(members: .*learning rate 1e\+30\); it was not saved'
+    ):
         train(worse, tmp_path, tiny_dataset(), NoSignals())
     newest, state = final_state(config, tmp_path)
     assert newest == 4
