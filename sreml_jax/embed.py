@@ -82,8 +82,12 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
       gone: also those whose files are not there any more.
 
     Raises:
-      UserError: there is no index.
+      UserError: there is no index, or nothing to remove is named.
     """
+    if not images and not gone:
+        raise UserError(
+            'name what to remove: --images=FOLDER_OR_GLOB, or --gone for files that are not there'
+        )
     pattern = Pattern(images) if images else None
 
     def unwanted(path: str) -> bool:

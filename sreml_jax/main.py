@@ -1,4 +1,4 @@
-"""python -m sreml_jax.main --config=configs/cub.py --workdir=runs/cub --mode=train|eval|prepare|describe
+"""python -m sreml_jax.main --config=configs/cub.py --workdir=runs/cub --mode=train|eval|...
 
 Trains a squeezed randomized ensemble on the dataset that the config names, and evaluates its retrieval. Any
 field of configs/default.py can be set: --config.model_type=resnet34. With no flags it trains
@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -17,12 +18,24 @@ from ml_collections import ConfigDict, config_flags
 from configs import default
 from sreml_jax.errors import RunError, UserError, nearest
 
+if TYPE_CHECKING:
+    from sreml_jax.signals import Signals
+
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / 'configs' / 'glyphs.py'
 MODES = {
     'train': 'train to the last epoch, going on from the newest checkpoint, then evaluate',
     'eval': "evaluate the newest checkpoint of --workdir (without --config, with the run's own)",
+    'embed': 'embed the photographs --images into the index --out, only those that it does not hold yet',
+    'search': 'print the images of --index that are most like each photograph of --query, and draw them',
+    'remove': 'take --images, or those that are --gone, out of --index',
     'prepare': 'only prepare the dataset, and print what is in it',
     'describe': 'print layers, parameter counts and the memory that training needs',
+}
+
+NEEDED = {
+    'embed': ('workdir', 'images', 'out'),
+    'search': ('workdir', 'index', 'query'),
+    'remove': ('index',),
 }
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'the run, a Python file [configs/glyphs.py]')
@@ -33,6 +46,23 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESSES = flags.DEFINE_integer('processes', None, 'several hosts: how many processes there are')
 PROCESS = flags.DEFINE_integer('process', None, 'several hosts: number of this process, from 0')
+IMAGES = flags.DEFINE_string(
+    'images', None, 'embed, remove: photographs; a folder, a glob in quotes or a file'
+)
+OUT = flags.DEFINE_string('out', None, 'embed: the folder of the index, to be made or to be added to')
+STORAGE = flags.DEFINE_enum(
+    'storage', None, ['float32', 'float16', 'int8'], 'embed: how embeddings are stored [float32]'
+)
+VECTORS = flags.DEFINE_bool('vectors', None, 'embed: a column of embeddings in items.parquet too [novectors]')
+INDEX = flags.DEFINE_string('index', None, 'search, remove: the folder that --mode=embed made')
+GONE = flags.DEFINE_bool('gone', False, 'remove: images whose files are not there any more')
+QUERY = flags.DEFINE_list('query', None, 'search: photographs to look for, their paths parted by commas')
+TOP = flags.DEFINE_integer('top', 10, 'search: images to find of each query', lower_bound=1)
+APPROXIMATE = flags.DEFINE_bool(
+    'approximate',
+    False,
+    'search: by FAISS, for many millions of images; its recall is shown when it is built',
+)
 
 
 def main(_: list[str]) -> None:
@@ -57,7 +87,15 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
     """Runs one mode. Imports are made here, so that --help needs none of them and describe no tensorflow."""
     from sreml_jax import config as configs
 
-    if mode == 'eval' and not _given('config'):
+    for name in NEEDED.get(mode, ()):
+        if not flags.FLAGS[name].value:
+            raise UserError(f'--mode={mode} needs --{name}: {flags.FLAGS[name].help}')
+    if mode == 'remove':
+        from sreml_jax.embed import remove
+
+        remove(Path(INDEX.value).expanduser(), IMAGES.value, GONE.value)
+        return
+    if mode in ('eval', 'embed', 'search') and not _given('config'):
         from sreml_jax.checkpoint import newest_config
 
         config = newest_config(workdir)
@@ -78,6 +116,12 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
         print(data.summary(config))
         return
 
+    if mode in ('embed', 'search'):
+        keep_compiled(config.compilation_cache)
+        with faults.explained(config):
+            use(mode, workdir, config, signals)
+        return
+
     from sreml_jax.evaluate import evaluate
     from sreml_jax.train import train
 
@@ -88,6 +132,27 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
         if mode == 'train':
             train(config, workdir, dataset, signals)
         evaluate(config, workdir, dataset)
+
+
+def use(mode: str, workdir: Path, config: ConfigDict, signals: 'Signals') -> None:
+    """Runs one of the modes that put a trained model to use."""
+    from sreml_jax.embedder import Embedder
+
+    if mode == 'embed':
+        from sreml_jax.embed import embed
+
+        out = Path(OUT.value).expanduser()
+        choices = {'storage': STORAGE.value, 'vectors': VECTORS.value}
+        embed(Embedder(workdir, config), IMAGES.value, out, **choices, signals=signals)
+        return
+
+    from sreml_jax.index import Index
+    from sreml_jax.search import print_matches
+
+    check_writable(workdir)
+    index, sheet = Index(INDEX.value), workdir / 'search.png'
+    embedder = Embedder(workdir, config)
+    print_matches(embedder, index, QUERY.value, sheet, top=TOP.value, approximate=APPROXIMATE.value)
 
 
 def quiet_libraries() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from sreml_jax import pictures
 from sreml_jax.data import decode
@@ -59,19 +60,22 @@ def print_matches(
     return found
 
 
-def _draw(photographs: Sequence[str], found: Sequence[Sequence[Match]]):
-    """Returns the contact sheet: a query a row, its matches beside it; an empty tile where a file is gone."""
+def _draw(photographs: Sequence[str], found: Sequence[Sequence[Match]]) -> Image.Image:
+    """Returns the contact sheet: a query a row, its matches beside it."""
     return pictures.draw(
-        [decode.picture(photograph) for photograph in photographs],
-        [[_picture(match) for match in matches] for matches in found],
+        [_thumbnail(photograph) for photograph in photographs],
+        [[_thumbnail(match.item.path) for match in matches] for matches in found],
         None,
         [Path(photograph).name for photograph in photographs],
         [[f'{match.similarity:.3f} {Path(match.item.path).name}' for match in matches] for matches in found],
     )
 
 
-def _picture(match: Match) -> np.ndarray:
+def _thumbnail(path: str) -> np.ndarray:
+    """Returns the picture in a file made small, uint8 [height, width, 3]; a white pixel where it is gone."""
     try:
-        return decode.picture(match.item.path)
+        picture = Image.fromarray(decode.picture(path))
     except UserError:
         return np.full((1, 1, 3), 255, np.uint8)
+    picture.thumbnail((256, 256))
+    return np.asarray(picture)
