@@ -201,6 +201,19 @@ def test_auto_keeps_only_what_fits(tmp_path, config, monkeypatch):
         assert (data.load(config)._kept is not None) == keeps
 
 
+def test_colours_are_imagenets_where_weights_are_loaded(tmp_path, config):
+    pictures.write_classes(tmp_path / 'data', 2, 2)
+    measured = data.load(config)
+    config.weights = 'imagenet'
+    dataset = data.load(config)
+    np.testing.assert_allclose(dataset.mean, [0.485, 0.456, 0.406])
+    np.testing.assert_allclose(dataset.std, [0.229, 0.224, 0.225])
+    assert not np.allclose(measured.mean, dataset.mean, atol=0.02)
+    config.update(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))  # a dataset's own
+    dataset = data.load(config)
+    np.testing.assert_allclose([dataset.mean, dataset.std], [config.mean, config.std], rtol=1e-6)
+
+
 def test_a_damaged_record_is_named(tmp_path, config):
     pictures.write_classes(tmp_path / 'data', 2, 8)
 
