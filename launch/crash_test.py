@@ -18,13 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
-
-from sreml_jax import checkpoint
-from sreml_jax.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS_PER_KILL = 40  # so many that the run is not at its end before the last kill
@@ -51,6 +46,8 @@ def main() -> None:
     p.add_argument('--kills', type=int, default=20)
     p.add_argument('--seed', type=int, default=0, help='of the moments')
     args = p.parse_args()
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         steps_per_epoch = make_pictures(folder / 'data') // FIELDS['batch_size']
@@ -88,7 +85,6 @@ class Start:
                 *(f'--config.{field}={value}' for field, value in fields.items()),
             ],
             cwd=ROOT,
-            env=os.environ | {'JAX_PLATFORMS': 'cpu'},
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
         )
@@ -168,23 +164,26 @@ def differences(whole: Path, killed: Path, steps: int) -> list[str]:
     if metrics[0] != metrics[1]:
         different.append('metrics.jsonl')
     expected, found = (final(run, steps) for run in (whole, killed))
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found), strict=True
-    ):
-        if a.dtype != b.dtype or a.shape != b.shape or a.tobytes() != b.tobytes():
-            different.append(jax.tree_util.keystr(path))
-    return different
+    return different + [name for name in expected if expected[name] != found[name]]
 
 
-def final(workdir: Path, steps: int) -> dict:
-    """Returns state, meta classes and config of the newest checkpoint, which must be that of step `steps`."""
+def final(workdir: Path, steps: int) -> dict[str, tuple]:
+    """Returns (dtype, shape, bytes) of all arrays of the checkpoint of step `steps`, the last, by name."""
+    import jax
+
+    from sreml_jax import checkpoint
+    from sreml_jax.run import Run
+
     checkpoints, newest = checkpoint.newest(workdir)
     if newest != steps:
         sys.exit(f'{workdir.name}: the newest checkpoint is of step {newest}, not {steps}')
-    config: ConfigDict = checkpoints.config(newest)
-    run = Run.of(config)
+    run = Run.of(checkpoints.config(newest))
     state = checkpoints.state(newest, run.abstract_state(run.adam(1)))
-    return jax.device_get({'state': vars(state), 'meta classes': checkpoints.meta_table(newest)})
+    arrays = {'state': vars(state), 'meta classes': checkpoints.meta_table(newest)}
+    return {
+        jax.tree_util.keystr(path): (array.dtype, array.shape, array.tobytes())
+        for path, array in jax.tree_util.tree_leaves_with_path(jax.device_get(arrays))
+    }
 
 
 if __name__ == '__main__':
