@@ -1,6 +1,6 @@
 """What a config must say to be run, and what may change when a run goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,17 @@ def check(config: ConfigDict) -> None:
         raise UserError(f'config.std={config.std} must be above 0')
     if len(config.mesh) not in (0, 2):
         raise UserError(f'config.mesh={config.mesh} must be two numbers, (data, member), or ()')
+
+
+def with_colours(config: ConfigDict, mean: Iterable[float], std: Iterable[float]) -> ConfigDict:
+    """Returns the config with these in the place of a mean and std that it leaves open.
+
+    So a checkpoint says how its images are normalised, and needs no training images to tell.
+    """
+    config = config.copy_and_resolve_references()
+    config.mean = config.mean or tuple(map(float, mean))
+    config.std = config.std or tuple(map(float, std))
+    return config
 
 
 def restore(saved: Mapping[str, Any]) -> ConfigDict:

@@ -35,6 +35,7 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
       SystemExit: a signal asked to stop; the state is saved.
     """
     check_dataset(config, dataset)
+    config = configs.with_colours(config, dataset.mean, dataset.std)
     run = Run.of(config)
     steps_per_epoch = dataset.steps_per_epoch(config.batch_size)
     total = config.num_epochs * steps_per_epoch
