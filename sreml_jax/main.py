@@ -89,7 +89,7 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
 
     for name in NEEDED.get(mode, ()):
         if not flags.FLAGS[name].value:
-            raise UserError(f'--mode={mode} needs --{name}: {flags.FLAGS[name].help}')
+            raise UserError(f'--mode={mode} needs --{name}, {flags.FLAGS[name].help.partition(": ")[2]}')
     if mode == 'remove':
         from sreml_jax.embed import remove
 

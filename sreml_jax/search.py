@@ -14,6 +14,8 @@ from sreml_jax.index import Index, kind
 from sreml_jax.retrieval.approximate import TOP, Approximate
 from sreml_jax.retrieval.search import Match, search
 
+_SHOWN = 20  # matches of a query on the sheet at most
+
 
 def print_matches(
     embedder: Embedder,
@@ -62,12 +64,13 @@ def print_matches(
 
 def _draw(photographs: Sequence[str], found: Sequence[Sequence[Match]]) -> Image.Image:
     """Returns the contact sheet: a query a row, its matches beside it."""
+    shown = [matches[:_SHOWN] for matches in found]
     return pictures.draw(
         [_thumbnail(photograph) for photograph in photographs],
-        [[_thumbnail(match.item.path) for match in matches] for matches in found],
+        [[_thumbnail(match.item.path) for match in matches] for matches in shown],
         None,
         [Path(photograph).name for photograph in photographs],
-        [[f'{match.similarity:.3f} {Path(match.item.path).name}' for match in matches] for matches in found],
+        [[f'{match.similarity:.3f} {Path(match.item.path).name}' for match in matches] for matches in shown],
     )
 
 
