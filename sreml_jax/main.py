@@ -156,8 +156,11 @@ def use(mode: str, workdir: Path, config: ConfigDict, signals: 'Signals') -> Non
 
 
 def quiet_libraries() -> None:
-    """Leaves the terminal to this program: orbax and TFDS tell every step of theirs through absl."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    """Leaves the terminal to this program: orbax and TFDS tell every step of theirs through absl.
+
+    Even their errors: those are raised as well, and a save that fails is this program's to tell.
+    """
+    absl_logging.set_verbosity(absl_logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter('%(message)s'))
     log = logging.getLogger('sreml_jax')
