@@ -170,10 +170,12 @@ def differences(whole: Path, killed: Path, steps: int) -> list[str]:
 def final(workdir: Path, steps: int) -> dict[str, tuple]:
     """Returns (dtype, shape, bytes) of all arrays of the checkpoint of step `steps`, the last, by name."""
     import jax
+    from absl import logging
 
     from sreml_jax import checkpoint
     from sreml_jax.run import Run
 
+    logging.set_verbosity(logging.ERROR)  # orbax's
     checkpoints, newest = checkpoint.newest(workdir)
     if newest != steps:
         sys.exit(f'{workdir.name}: the newest checkpoint is of step {newest}, not {steps}')

@@ -1,7 +1,6 @@
 """Checkpoints of a run, whole or set aside. The only file that touches orbax."""
 
 import contextlib
-import functools
 import itertools
 import logging
 import platform
@@ -60,10 +59,8 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        # What a save that was killed or failed has left behind; orbax would clean up too late.
         if not self._read_only and hosts.is_first():
-            for leftover in self.folder.glob('*' + ocp.utils.TMP_DIR_SUFFIX + '*'):
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._clean_up()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.LatestN(self._kept),
             read_only=self._read_only,
@@ -74,6 +71,16 @@ class Checkpoints:
         return ocp.CheckpointManager(
             self.folder, options=options, item_names=(STATE, META_CLASSES, CONFIG, VERSIONS)
         )
+
+    def _clean_up(self) -> None:
+        """Removes what saves that were killed or failed have left behind."""
+        for _ in range(20):  # of one that failed just now some files are still being written
+            leftovers = list(self.folder.glob('*' + ocp.utils.TMP_DIR_SUFFIX + '*'))
+            if not leftovers:
+                return
+            for leftover in leftovers:
+                shutil.rmtree(leftover, ignore_errors=True)
+            time.sleep(0.1)
 
     def _reopen(self) -> None:
         """Takes a new manager: after a failure the old one forgets checkpoints and repeats errors."""
@@ -287,13 +294,15 @@ def _reason(error: Exception | None) -> str:
     return textwrap.shorten(text, 120) or type(error).__name__
 
 
-@functools.cache  # once
 def _hush() -> None:
-    """Silences what tensorstore has under way when one file fails: each finds its event loop closed."""
+    """Silences what tensorstore and orbax have under way when one file fails: each finds its loop gone."""
     before = sys.unraisablehook
+    if getattr(before, '__name__', '') == 'without_orphans':
+        return
 
     def without_orphans(unraisable):
-        if str(unraisable.exc_value) != 'Event loop is closed':
+        error = unraisable.exc_value
+        if str(error) != 'Event loop is closed' and not isinstance(error.__cause__, GeneratorExit):
             before(unraisable)
 
     sys.unraisablehook = without_orphans

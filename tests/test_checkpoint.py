@@ -208,14 +208,15 @@ def test_what_a_killed_save_leaves_is_no_checkpoint_and_is_cleaned_up(tmp_path):
 
 
 FULL_DISK = """
-import logging, resource, signal, sys
+import resource, signal, sys
 from pathlib import Path
 import pytest
 from sreml_jax import checkpoint
 from sreml_jax.errors import RunError
+from sreml_jax.main import quiet_libraries
 from test_checkpoint import *
 
-logging.basicConfig(format='%(message)s')
+quiet_libraries()
 workdir, bytes_a_file = Path(sys.argv[1]), int(sys.argv[2])
 folder = workdir / 'checkpoints'
 first, later = saved(workdir, 1)[0], {n: state_at(n, mesh_of(1)) for n in (2, 3, 4)}
