@@ -1,9 +1,16 @@
-"""Nearest neighbours against a full stable sort."""
+"""Nearest neighbours against a full stable sort, in memory and in an index on disk."""
+
+import sys
 
 import jax
 import numpy as np
 import pytest
+from test_index import DIMENSIONS, add, embeddings_of, names
 
+from sreml_jax.errors import UserError
+from sreml_jax.index import Index
+from sreml_jax.retrieval import approximate, blocks, search
+from sreml_jax.retrieval.approximate import Approximate
 from sreml_jax.retrieval.search import nearest
 
 
@@ -35,3 +42,98 @@ def test_several_devices_find_the_same():
     x = np.random.default_rng(0).integers(-2, 3, (60, 4)).astype(np.float32)
     one, three = (nearest(x, x, 7, same=True, devices=jax.devices()[:n], chunk=17)[0] for n in (1, 3))
     np.testing.assert_array_equal(one, three)
+
+
+@pytest.mark.parametrize('queries', [1, 3, 40])
+@pytest.mark.parametrize('devices', [1, 3])
+def test_few_queries_against_a_long_gallery(queries, devices, monkeypatch):
+    monkeypatch.setattr(search, '_TILE_BYTES', 10_000)  # several long blocks
+    rng = np.random.default_rng(queries)
+    query, gallery = (rng.integers(-2, 3, (n, 5)).astype(np.float32) for n in (queries, 3_001))
+    similarity = query @ gallery.T
+    want = np.argsort(-similarity, 1, kind='stable')[:, :9]
+    indices, similarities = nearest(query, gallery, 9, same=False, devices=jax.devices()[:devices])
+    np.testing.assert_array_equal(indices, want)
+    np.testing.assert_array_equal(similarities, np.take_along_axis(similarity, want, 1))
+
+
+def test_no_queries_and_no_gallery():
+    none, some = np.zeros((0, 4), np.float32), np.ones((3, 4), np.float32)
+    assert nearest(none, some, 2, same=False)[0].shape == (0, 2)
+    assert nearest(some, none, 2, same=False)[0].shape == (3, 0)
+
+
+@pytest.mark.parametrize('kind', ['float32', 'float16', 'int8'])
+def test_of_an_index_equals_numpy(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, '_TILE_BYTES', 3_000)
+    monkeypatch.setattr(blocks, '_HELD_BYTES', 0)
+    paths = names(0, 700)
+    add(tmp_path, paths, storage=kind)
+    query = np.concatenate([embeddings_of(names(17, 18)), embeddings_of(names(0, 4), seed=1)])
+    stored = np.load(tmp_path / 'embeddings.npy').astype(np.float64)
+    if kind == 'int8':
+        stored /= 127 * np.sqrt(3)  # three members
+    similarity = query @ stored.T
+    found = search.search(query, Index(tmp_path), top=5)
+    for matches, row in zip(found, similarity, strict=True):
+        want = np.argsort(-row, kind='stable')[:5]
+        assert [match.item.path for match in matches] == [paths[i] for i in want]
+        assert [match.rank for match in matches] == [1, 2, 3, 4, 5]
+        np.testing.assert_allclose([match.similarity for match in matches], row[want], atol=1e-6)
+    assert found[0][0].item.path == paths[17]
+    assert abs(found[0][0].similarity - 1) < (0.02 if kind == 'int8' else 1e-3)
+
+
+def test_an_index_smaller_than_what_is_asked_for(tmp_path):
+    add(tmp_path, names(0, 3))
+    assert [len(matches) for matches in search.search(embeddings_of(names(0, 2)), Index(tmp_path))] == [3, 3]
+    add(tmp_path / 'none', [])
+    assert search.search(embeddings_of(names(0, 2)), Index(tmp_path / 'none')) == [[], []]
+
+
+@pytest.mark.parametrize('kind', ['float32', 'int8'])
+def test_approximate(kind, tmp_path, monkeypatch):
+    pytest.importorskip('faiss', reason='faiss is not installed')
+    monkeypatch.setattr(approximate, '_CHUNK', 500)
+    paths = names(0, 3_000)
+    add(tmp_path, paths, storage=kind)
+    index = Index(tmp_path)
+    lists = Approximate(index)
+    assert 0.95 <= lists.recall <= 1
+    assert 1 <= lists.probes < lists.lists
+    # The recall that it tells of, measured on queries of our own by numpy.
+    query = embeddings_of(names(0, 100), seed=1)
+    similarity = query @ (index.embeddings.astype(np.float32) * np.float32(index.scale)).T
+    exact = np.argsort(-similarity, 1)[:, :10]
+    rows, similarities = lists.search(query, 10)
+    recall = np.mean([np.isin(e, r).mean() for e, r in zip(exact, rows, strict=True)])
+    assert recall > 0.85
+    np.testing.assert_allclose(similarities, np.take_along_axis(similarity, rows, 1), atol=1e-6)
+    assert (np.diff(similarities) <= 0).all()
+
+    again = Approximate(index)  # from its file
+    assert again.recall is None and (again.probes, again.lists) == (lists.probes, lists.lists)
+    np.testing.assert_array_equal(again.search(query, 10)[0], rows)
+    found = search.search(query[:2], index, 4, approximate=again)
+    assert [[match.item.path for match in f] for f in found] == [[paths[i] for i in r[:4]] for r in rows[:2]]
+
+    add(tmp_path, names(3_000, 3_001), storage=kind)
+    changed = Approximate(Index(tmp_path))  # of the new state
+    assert changed.recall is not None
+    assert changed.search(embeddings_of(names(3_000, 3_001)), 1)[0].tolist() == [[3_000]]
+    assert len(list(tmp_path.glob('approximate-*'))) == 1
+
+
+def test_approximate_of_an_index_of_a_few_images(tmp_path):
+    pytest.importorskip('faiss', reason='faiss is not installed')
+    add(tmp_path, names(0, 5))
+    lists = Approximate(Index(tmp_path))
+    assert lists.recall == 1
+    assert sorted(lists.search(np.eye(1, DIMENSIONS, dtype=np.float32), 10)[0][0]) == [0, 1, 2, 3, 4]
+
+
+def test_faiss_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'faiss', None)
+    add(tmp_path, names(0, 5))
+    with pytest.raises(UserError, match=r'pip install "sreml_jax\[ann\]"'):
+        Approximate(Index(tmp_path))

@@ -48,15 +48,11 @@ class Index:
         except (OSError, ValueError) as error:
             raise UserError(f'{self.folder} is no whole index ({error}); embed its images again') from error
         self.embeddings = embeddings[: len(self)]
-        wanted = len(self), self.about['dimensions']
-        if (
-            embeddings.dtype != self.about['storage']
-            or self.embeddings.shape != wanted
-            or (self._items.metadata.num_rows != len(self))
-        ):
-            raise UserError(f'{self.folder} is no whole index: its files disagree; embed its images again')
         if is_changing(self.folder) or read_about(self.folder) != self.about:
             raise UserError(f'{self.folder} is being changed at this moment; try again, or embed again')
+        wanted = self.about['storage'], (len(self), self.about['dimensions']), len(self)
+        if (embeddings.dtype, self.embeddings.shape, self._items.metadata.num_rows) != wanted:
+            raise UserError(f'{self.folder} is no whole index: its files disagree; embed its images again')
 
     def __len__(self) -> int:
         return self.about['images']

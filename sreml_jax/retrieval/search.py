@@ -97,7 +97,8 @@ def nearest(
     devices = devices or jax.local_devices()
     k = min(k, len(gallery) - same)
     if not len(query) or k < 1:
-        return np.zeros((len(query), 0), np.int32), np.zeros((len(query), 0), np.float32)
+        shape = len(query), max(k, 0)
+        return np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize, devices)
     few = size if chunk or same else min(size, -(-len(query) // _LEAST_QUERIES) * _LEAST_QUERIES)
     # As many similarities in a block as ever; a long block of the gallery beside few queries.

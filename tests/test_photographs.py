@@ -1,0 +1,132 @@
+"""Which files a folder or a glob means, and what is read of them."""
+
+import hashlib
+import os
+
+import numpy as np
+import pictures
+import pytest
+from PIL import Image
+
+from sreml_jax.data import photographs
+from sreml_jax.data.photographs import Found, Pattern
+from sreml_jax.errors import UserError
+
+FILES = [
+    'top.jpg',
+    'notes.txt',
+    '.hidden.jpg',
+    'cats/a.png',
+    'cats/b.JPG',
+    'cats/kittens/c.webp',
+    'dogs/d.png',
+    'dogs/.thumbs/e.png',
+    'odd [1]/f.png',
+]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A folder of empty files."""
+    for name in FILES:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'names'),
+    [
+        ('', ['top.jpg', 'cats/a.png', 'cats/b.JPG', 'cats/kittens/c.webp', 'dogs/d.png', 'odd [1]/f.png']),
+        ('cats', ['cats/a.png', 'cats/b.JPG', 'cats/kittens/c.webp']),
+        ('*', ['top.jpg']),
+        ('*/*', ['cats/a.png', 'cats/b.JPG', 'dogs/d.png', 'odd [1]/f.png']),
+        ('*/*.png', ['cats/a.png', 'dogs/d.png', 'odd [1]/f.png']),
+        ('**', ['top.jpg', 'cats/a.png', 'cats/b.JPG', 'cats/kittens/c.webp', 'dogs/d.png', 'odd [1]/f.png']),
+        ('**/*.webp', ['cats/kittens/c.webp']),
+        ('c*/**/*', ['cats/a.png', 'cats/b.JPG', 'cats/kittens/c.webp']),
+        ('odd [1]', ['odd [1]/f.png']),
+        ('odd [1]/f.png', ['odd [1]/f.png']),
+        ('notes.txt', ['notes.txt']),  # named as a file
+        ('**/kittens/*.png', []),
+        ('nowhere', []),
+    ],
+)
+def test_files_of_a_pattern(tree, pattern, names):
+    found = [file.path for file in Pattern(str(tree / pattern)).find()]
+    assert found == [str(tree / name) for name in names]
+    every = [str(tree / name) for name in FILES if not name.startswith('.') and '/.' not in name]
+    pictures_or_named = [p for p in every if not p.endswith('.txt') or pattern == 'notes.txt']
+    matching = [path for path in pictures_or_named if Pattern(str(tree / pattern)).matches(path)]
+    assert sorted(matching) == sorted(found)
+
+
+def test_a_file_that_is_gone_still_matches(tree):
+    assert Pattern(str(tree / 'gone.jpg')).matches(str(tree / 'gone.jpg'))
+    assert Pattern(str(tree / 'gone')).matches(str(tree / 'gone' / 'x.jpg'))
+    assert not Pattern(str(tree / 'gone')).matches(str(tree / 'gone2' / 'x.jpg'))
+
+
+def test_the_class_is_the_folder(tree):
+    labels = {os.path.basename(f.path): f.label for f in Pattern(str(tree)).find()}  # noqa: PTH119
+    assert labels['top.jpg'] is None
+    assert labels['a.png'] == 'cats'
+    assert labels['c.webp'] == 'kittens'
+
+
+def test_a_link_in_a_circle_ends(tree):
+    (tree / 'cats' / 'again').symlink_to(tree)
+    assert len(list(Pattern(str(tree)).find())) == 6
+
+
+def test_a_folder_is_walked_only_where_the_glob_leads(tree, monkeypatch):
+    walked = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, 'scandir', lambda folder: walked.append(folder) or scandir(folder))
+    list(Pattern(str(tree / '*.jpg')).find())
+    assert walked == [str(tree)]
+
+
+def test_pixels_are_those_of_pil(tmp_path):
+    # Photographs larger and smaller than what is asked for, one of them turned.
+    random = np.random.default_rng(0)
+    for i, size in enumerate(((90, 70), (20, 31), (24, 24))):
+        pixels = random.integers(0, 256, (*size, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f'{i}.png')
+    made = photographs.images(sorted(tmp_path.iterdir()), 24)
+    for image, path in zip(made, sorted(tmp_path.iterdir()), strict=True):
+        want = np.asarray(Image.open(path).resize((24, 24), Image.Resampling.BILINEAR), int)
+        assert np.abs(image.astype(int) - want).max() <= 1
+
+
+def test_what_is_told_of_a_file(tmp_path):
+    names = pictures.write_broken(tmp_path / 'broken')
+    turned = np.zeros((6, 4, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(turned).save(tmp_path / 'turned.jpg', exif=exif)
+    good = tmp_path / 'turned.jpg'
+    files = [Found(str(tmp_path / 'broken' / name), 'x') for name in names]
+    known = hashlib.sha256(good.read_bytes()).hexdigest()
+    files = [(file, '') for file in files] + [(Found(str(good), None), ''), (Found(str(good), None), known)]
+    *broken, new, met = photographs.read(files, 8)
+    assert all(p.image is None and p.path in p.problem for p in broken)
+    assert (new.width, new.height, new.sha256, new.problem) == (6, 4, known, '')
+    assert new.image.shape == (8, 8, 3)
+    assert met.image is None and met.problem == '' and met.sha256 == known
+
+
+def test_a_missing_photograph_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match='No such file'):
+        photographs.images([tmp_path / 'gone.jpg'], 8)
+
+
+def test_a_name_that_no_table_could_hold_is_left_out(tmp_path):
+    name = os.fsencode(tmp_path) + b'/\xff.png'
+    with open(name, 'wb') as file:  # noqa: PTH123
+        file.write(pictures.encoded(np.zeros((4, 4, 3), np.uint8)))
+    (found,) = Pattern(str(tmp_path)).find()
+    (photograph,) = photographs.read([(found, '')], 8)
+    assert 'not UTF-8' in photograph.problem
+    photograph.problem.encode()
