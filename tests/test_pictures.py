@@ -102,3 +102,11 @@ def test_query_and_gallery(tmp_path):
     assert 2 * one_frame <= seen[GREEN] < 3 * one_frame  # query 1 finds 200 and 201
     assert 2 * one_frame <= seen[RED] < 3 * one_frame  # query 0 finds 202, and whatever comes next
     assert seen[202, 202, 202] >= 128**2
+
+
+def test_a_sheet_of_matches_has_no_frames_and_rows_of_any_length():
+    blue, wide = np.full((4, 4, 3), BLUE, np.uint8), np.full((10, 40, 3), YELLOW, np.uint8)
+    page = draw([blue, blue], [[blue, wide], [wide]], None, ['a', 'b'], [['1', '2'], ['3']])
+    seen = colours(page)
+    assert GREEN not in seen and RED not in seen
+    assert (seen[BLUE], seen[YELLOW]) == (3 * 128**2, 2 * 128 * 32)
