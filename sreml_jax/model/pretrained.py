@@ -125,7 +125,7 @@ def place(weights: Mapping[str, np.ndarray], shapes: Any, seed: int, shardings: 
             unflatten_dict({path: shardings[path] for path in drawn}),
         )
     )
-    for path in shapes.keys() - variables.keys():
+    for path in [path for path in shapes if path not in variables]:
         shape = shapes[path].shape
         array = np.ascontiguousarray(from_torch(weights[names[path]]), np.float32)
         whole = np.broadcast_to(array, shape)
