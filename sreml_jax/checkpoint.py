@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -306,4 +307,5 @@ def _hush() -> None:
             before(unraisable)
 
     sys.unraisablehook = without_orphans
+    warnings.filterwarnings('ignore', "coroutine '.*' was never awaited")
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)

@@ -1,6 +1,8 @@
 """Scalars of a run to metrics.jsonl, TensorBoard and the terminal."""
 
+import contextlib
 import json
+import logging
 import math
 import sys
 import time
@@ -9,11 +11,13 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+log = logging.getLogger(__name__)
+
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
 
 class Writer:
-    """Keeps scalars under `workdir` and shows progress.
+    """Keeps scalars under `workdir`. While the disk is full, lines of metrics.jsonl wait in memory.
 
     Args:
       workdir: metrics.jsonl and TensorBoard's files go here.
@@ -24,21 +28,40 @@ class Writer:
         self._path = workdir / 'metrics.jsonl'
         if self._path.exists():
             keep_until(self._path, first_step)
-        self._lines = self._path.open('a')
+        self._lines = self._path.open('ab', buffering=0)
+        self._waiting = b''
         self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the scalars of one step; one that is not finite, which JSON does not know, as null."""
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
-        self._lines.write(json.dumps({'step': step, **dict.fromkeys(scalars), **finite}) + '\n')
-        self._lines.flush()
-        for name, value in finite.items():
-            self._board.add_scalar(name, value, step)
+        full = bool(self._waiting)
+        line = json.dumps({'step': step, **dict.fromkeys(scalars), **finite}) + '\n'
+        self._waiting += line.encode()
+        try:
+            self._write_waiting()
+        except OSError as error:
+            if not full:
+                log.warning('%s can not be written (%s); its lines wait', self._path, error.strerror)
+        if self._board and not self._board.file_writer.event_writer._worker.is_alive():
+            log.warning('the curves for TensorBoard end before step %d: they can not be written', step)
+            self._board = None  # nobody empties its queue, which blocks when full
+        if self._board:
+            for name, value in finite.items():
+                self._board.add_scalar(name, value, step)
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._lines.write(self._waiting) :]
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Writes what waits, and closes the files; what finds no room then is lost."""
+        with contextlib.suppress(OSError):
+            self._write_waiting()
         self._lines.close()
-        self._board.close()
+        if self._board:
+            with contextlib.suppress(OSError):
+                self._board.close()
 
 
 def keep_until(path: Path, step: int) -> None:

@@ -1,5 +1,6 @@
 """metrics.jsonl across interruptions, and progress without a terminal."""
 
+import errno
 import json
 
 from sreml_jax.writer import Progress, Writer, keep_until
@@ -18,6 +19,50 @@ def test_lines_after_the_resumed_step_come_once(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     assert lines == [*({'step': s, 'loss': s / 2} for s in (1, 2, 3)), {'step': 4, 'loss': 7.0}]
     assert list(tmp_path.glob('tensorboard/events*'))
+
+
+class FullDisk:
+    """A file of which only `room` more bytes fit on the disk, until there is room again."""
+
+    def __init__(self, room):
+        self.content, self.room = b'', room
+
+    def write(self, content):
+        if not self.room:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        self.content += content[: self.room]
+        written = min(self.room, len(content))
+        self.room -= written
+        return written
+
+    def close(self):
+        pass
+
+
+def test_lines_that_find_no_room_on_the_disk_come_later_and_once(tmp_path, caplog):
+    writer = Writer(tmp_path, 0)
+    writer._lines.close()
+    disk = writer._lines = FullDisk(30)
+    for step in range(1, 5):
+        writer.write(step, {'loss': step / 2})
+    assert 0 < disk.content.count(b'\n') < 4
+    assert caplog.text.count('can not be written (No space left on device)') == 1
+    disk.room = 10_000
+    writer.write(5, {'loss': 2.5})
+    writer.close()
+    assert [json.loads(line) for line in disk.content.splitlines()] == [
+        {'step': step, 'loss': step / 2} for step in range(1, 6)
+    ]
+
+
+def test_a_thread_of_tensorboards_that_died_stops_no_run(tmp_path, caplog):
+    writer = Writer(tmp_path, 0)
+    writer._board.file_writer.event_writer._worker.stop()
+    for step in range(1, 30):  # its queue holds ten
+        writer.write(step, {'loss': 1.0})
+    writer.close()
+    assert caplog.text.count('the curves for TensorBoard end before step 1') == 1
+    assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == 29
 
 
 def test_keeping_nothing(tmp_path):
