@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -83,6 +84,13 @@ def paths_of(index: Index) -> list[str]:
     return [item.path for item in index.items(range(len(index)))]
 
 
+def wait(process: subprocess.Popen, come: Callable[[], bool]) -> None:
+    """Returns when something has come about in a program that is running."""
+    while not come():
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess:
     """Runs the program to its end."""
     command = [sys.executable, '-m', 'sreml_jax.main', *arguments]
@@ -90,36 +98,41 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_embed_killed_resumed_and_searched(workdir, tmp_path):
-    paths = photographs(tmp_path / 'photos', 0, 600)
+    paths = photographs(tmp_path / 'photos', 0, 160)
     (tmp_path / 'photos' / 'class1' / 'notes.jpg').write_text('no picture')
+    # Pipes hold the program up where we want it: after a third of the pictures, and before the last.
+    held = [tmp_path / 'photos' / 'class0' / 'held.png', tmp_path / 'photos' / 'class2' / 'last.png']
+    for path in held:
+        os.mkfifo(path)
+    paths = sorted([*paths, *held])
     out = tmp_path / 'index'
-    arguments = [
-        '--mode=embed',
-        f'--workdir={workdir}',
-        f'--images={tmp_path / "photos"}',
-        f'--out={out}',
-        '--config.eval_batch_size=2',
-    ]
+    arguments = ['--mode=embed', f'--workdir={workdir}', f'--images={tmp_path / "photos"}', f'--out={out}']
     process = subprocess.Popen([sys.executable, '-m', 'sreml_jax.main', *arguments], cwd=ROOT)
-    embeddings = out / 'embeddings.npy'
-    while process.poll() is None and not (embeddings.exists() and embeddings.stat().st_size > 40_000 // 2):
-        time.sleep(0.005)
+    journal = out / 'unfinished.sqlite'
+    wait(process, lambda: (out / 'embeddings.npy').exists() and (out / 'embeddings.npy').stat().st_size > 128)
+    begun = journal.stat().st_size
+    time.sleep(1.1)  # the journal is saved every second
+    held[0].write_bytes(photograph(tmp_path / 'query.png', 5000).read_bytes())
+    wait(process, lambda: journal.stat().st_size > begun)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (out / 'index.json').exists()
+    for path in held:
+        path.unlink()
+        photograph(path, 5000)
 
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
-    told = re.search(r'600 images, (\d+) of them new, (\d+) met again', done.stdout)
+    told = re.search(r'162 images, (\d+) of them new, (\d+) met again', done.stdout)
     new, met = map(int, told.groups())
-    assert new + met == 600 and met > 0 and new > 0
+    assert new + met == 162 and met >= 48 and new > 0
     assert '1 unreadable images are left out' in done.stdout and 'notes.jpg: not an image' in done.stdout
 
     index = Index(out)
     want = expected(workdir, paths)
     assert paths_of(index) == [str(path) for path in paths]
     np.testing.assert_allclose(index.embeddings, want, atol=1e-5)
-    items = index.items([0, 599])
+    items = index.items([0, 161])
     assert [item.label for item in items] == ['class0', 'class2']
     assert [(item.width, item.height) for item in items] == [(16, 16)] * 2
     assert items[0].sha256 == hashlib.sha256(paths[0].read_bytes()).hexdigest()
@@ -127,7 +140,7 @@ def test_embed_killed_resumed_and_searched(workdir, tmp_path):
     assert about['checkpoint']['step'] == 2 and about['checkpoint']['workdir'] == str(workdir)
     np.testing.assert_allclose(about['preprocessing']['mean'], tiny_dataset().mean)
 
-    queries = [paths[5], photograph(tmp_path / 'query.png', 5000)]
+    queries = [paths[5], photograph(tmp_path / 'query.png', 6000)]
     done = run(
         '--mode=search',
         f'--workdir={workdir}',
