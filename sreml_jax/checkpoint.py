@@ -91,7 +91,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
+        return sorted(map(int, self._manager.all_steps()))
 
     def save(self, state: TrainState, meta_table: np.ndarray, config: ConfigDict) -> None:
         """Saves in the background; a step that is there already is not saved again.
@@ -180,7 +180,7 @@ class Checkpoints:
             except _Damaged as error:
                 damaged[step] = str(error)
                 continue
-            self._set_aside(damaged)
+            self._set_aside(damaged, step)
             return step, found
         reasons = ', '.join(f'step {step}: {reason}' for step, reason in damaged.items())
         raise UserError(
@@ -194,7 +194,7 @@ class Checkpoints:
 
     def versions(self, step: int) -> dict[str, str]:
         """Returns the versions of the packages that saved the checkpoint; {} where it does not say."""
-        if not (self.folder / str(step) / VERSIONS).exists():
+        if _in_any_process(not (self.folder / str(step) / VERSIONS).exists()):
             return {}
         return self._item(step, VERSIONS, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
 
@@ -229,7 +229,7 @@ class Checkpoints:
             raise _Damaged(f'{name}: {_reason(error)}') from error
         return item
 
-    def _set_aside(self, damaged: dict[int, str]) -> None:
+    def _set_aside(self, damaged: dict[int, str], used: int) -> None:
         for step, reason in damaged.items():
             moved = ''
             if not self._read_only:
@@ -241,8 +241,8 @@ class Checkpoints:
                     (self.folder / str(step)).rename(free)
                 moved = f' and is moved to {place}'
             _warn(
-                'the checkpoint of step %d can not be read (%s)%s; the one before it is used',
-                *(step, reason, moved),
+                'the checkpoint of step %d can not be read (%s)%s; that of step %d is used instead',
+                *(step, reason, moved, used),
             )
         if damaged and not self._read_only:
             multihost_utils.sync_global_devices('damaged checkpoints are set aside')
@@ -303,7 +303,8 @@ def _hush() -> None:
 
     def without_orphans(unraisable):
         error = unraisable.exc_value
-        if str(error) != 'Event loop is closed' and not isinstance(error.__cause__, GeneratorExit):
+        cause = getattr(error, '__cause__', None)
+        if str(error) != 'Event loop is closed' and not isinstance(cause, GeneratorExit):
             before(unraisable)
 
     sys.unraisablehook = without_orphans

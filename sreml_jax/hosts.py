@@ -4,6 +4,7 @@ JAX's own runtime connects them. Every process runs the same program on the same
 file system that all of them see; the first one alone writes logs, tables and pictures.
 """
 
+import faulthandler
 import os
 import sys
 from typing import NoReturn
@@ -16,6 +17,8 @@ from sreml_jax.errors import UserError
 
 # How srun and Open MPI's mpirun tell a process that it is one of several.
 _COUNTS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
+# After so long without a sign of life JAX ends the other processes too, with a message of its own.
+DEAD_SECONDS = 60
 AGREE_STEPS = 10  # several hosts ask each other this often, in steps, whether to save or stop
 
 
@@ -37,12 +40,13 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
     elif None in given:
         raise UserError('--coordinator, --processes and --process go together: give all three, or none')
     try:
-        jax.distributed.initialize(*given)
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=DEAD_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f'the {processes or "other"} processes of this run did not find each other '
             f'({str(error).splitlines()[0]}); start all of them, with one --coordinator'
         ) from error
+    faulthandler.disable()  # absl's: it would bury JAX's message that a process died under its stacks
 
 
 def is_first() -> bool:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import annotations
@@ -15,14 +16,15 @@ from test_program import ROOT, command
 from sreml_jax import hosts
 from sreml_jax.errors import UserError
 
-MESH = ['--config.mesh=2,2', '--config.ensemble_size=4', '--config.gpu_ids=', '--config.log_every=1']
+MESH = ['--config.mesh=2,2', '--config.ensemble_size=4', '--config.log_every=1']
 
 
 def start(folder: Path, devices: int, *arguments: str) -> subprocess.Popen:
     """Starts one process with so many virtual devices."""
     environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
     data = f'--config.data_dir={folder / "data"}'
-    arguments = [*command(folder), '--config=configs/cub.py', data, *MESH, *arguments]
+    small = [a for a in command(folder) if not a.startswith('--config.gpu_ids')]
+    arguments = [*small, '--config=configs/cub.py', data, *MESH, *arguments]
     return subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -35,6 +37,20 @@ def start_two(folder: Path, *arguments: str) -> list[subprocess.Popen]:
         port = free.getsockname()[1]
     shared = [f'--coordinator=127.0.0.1:{port}', '--processes=2', *arguments]
     return [start(folder, 2, *shared, f'--process={i}') for i in range(2)]
+
+
+def wait_for(condition: Callable[[], bool], processes: list[subprocess.Popen]) -> None:
+    """Returns when `condition` holds, or a process has ended, or after two minutes."""
+    for _ in range(1200):
+        if condition() or any(p.poll() is not None for p in processes):
+            return
+        time.sleep(0.1)
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint, or 0."""
+    saved = folder / 'run' / 'checkpoints'
+    return max((int(p.name) for p in saved.glob('[0-9]*') if p.name.isdigit()), default=0)
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -63,18 +79,15 @@ def test_two_processes_equal_one(tmp_path):
 def test_one_dies_and_the_other_ends_and_both_go_on(tmp_path):
     annotations.make_cub(tmp_path / 'data', per_class=8)
     processes = start_two(tmp_path, '--config.num_epochs=2000')
-    saved = tmp_path / 'run' / 'checkpoints'
-    for _ in range(1200):
-        if saved.is_dir() and any(p.name.isdigit() and int(p.name) >= 16 for p in saved.iterdir()):
-            break
-        time.sleep(0.1)
+    wait_for(lambda: newest_step(tmp_path) >= 16, processes)
     processes[1].kill()
-    _, errors = processes[0].communicate(timeout=180)
+    # A collective that fails is told by us; where it only hangs, JAX's heartbeats end the process.
+    _, errors = processes[0].communicate(timeout=2 * hosts.DEAD_SECONDS)
     processes[1].communicate()
-    assert processes[0].returncode == 1, errors
-    assert 'another process of this run has died' in errors and 'Traceback' not in errors
-    newest = max(int(p.name) for p in saved.iterdir() if p.name.isdigit())
-    epochs = newest // 8 + 1
+    assert processes[0].returncode in (1, -signal.SIGABRT), errors
+    assert 'another process of this run has died' in errors or 'another task died' in errors
+    assert 'Traceback' not in errors and 'Current thread' not in errors
+    epochs = newest_step(tmp_path) // 8 + 1
     ended = [
         (p.communicate(timeout=240), p.returncode)
         for p in start_two(tmp_path, f'--config.num_epochs={epochs}')
@@ -92,12 +105,9 @@ def test_half_of_the_flags_is_refused():
 def test_sigterm_to_one_stops_both_after_the_same_step(tmp_path):
     annotations.make_cub(tmp_path / 'data', per_class=8)
     processes = start_two(tmp_path, '--config.num_epochs=2000')
-    for _ in range(1200):
-        if (tmp_path / 'run' / 'metrics.jsonl').exists() and len(metrics(tmp_path)) > 12:
-            break
-        time.sleep(0.1)
+    file = tmp_path / 'run' / 'metrics.jsonl'
+    wait_for(lambda: file.exists() and len(metrics(tmp_path)) > 12, processes)
     processes[1].send_signal(signal.SIGTERM)
     ended = [(p.communicate(timeout=120), p.returncode) for p in processes]
     assert [code for _, code in ended] == [143, 143], ended
-    newest = max(int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir() if p.name.isdigit())
-    assert metrics(tmp_path)[-1]['step'] == newest
+    assert metrics(tmp_path)[-1]['step'] == newest_step(tmp_path)

@@ -32,6 +32,7 @@ def trajectory(model_type, data, member, dtype='float32'):
             gpu_ids=tuple(range(data * member)),
             ensemble_size=24,
             batch_size=24,
+            learning_rate=1e-4,
             member_conv='grouped',
             image_size=8,
         )
