@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sreml_jax import checkpoint, pictures, report
+from sreml_jax import checkpoint, hosts, pictures, report
 from sreml_jax import config as configs
 from sreml_jax import mesh as meshes
 from sreml_jax.data.dataset import Dataset
@@ -46,6 +46,8 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset) -> report.Resu
         pixels = {split: raw_pixels(dataset, split, config.eval_batch_size) for split in splits}
         results.append(score(run, dataset, pixels, 'raw pixels'))
         more['raw_pixels_recall'] = {str(k): v for k, v in results[1].recall.items()}
+    if not hosts.is_first():
+        return result
     print(report.recall_table(*results), flush=True)
 
     report.write_results(workdir / 'results.json', result, step=newest, **more)

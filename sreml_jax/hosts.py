@@ -7,13 +7,16 @@ file system that all of them see; the first one alone writes logs, tables and pi
 import faulthandler
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from sreml_jax.errors import UserError
+
+T = TypeVar('T')
 
 # How srun and Open MPI's mpirun tell a process that it is one of several.
 _COUNTS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
@@ -66,6 +69,18 @@ def agree(number: int, now: bool, stop: int, due: bool) -> tuple[int, bool]:
         return 0, False
     said = multihost_utils.process_allgather(np.array([stop, due], np.int32))
     return int(said[:, 0].max()), bool(said[0, 1])
+
+
+def share(jobs: Sequence[T]) -> Sequence[T]:
+    """Returns those of the jobs that fall to this process: every n-th where there are n processes."""
+    return jobs[jax.process_index() :: jax.process_count()]
+
+
+def combine(x: np.ndarray, reduce: Callable[..., np.ndarray]) -> np.ndarray:
+    """Returns `reduce` (np.sum, np.max) of the x of all processes, elementwise, to each of them."""
+    if jax.process_count() == 1:
+        return x
+    return reduce(multihost_utils.process_allgather(x), axis=0)
 
 
 def end(code: int) -> NoReturn:

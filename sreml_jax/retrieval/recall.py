@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sreml_jax import hosts
 from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spread
 
 NO_MATCH = -1  # the rank of a query without a correct match in the gallery
@@ -29,7 +30,8 @@ def ranks(
 
     Queries and gallery are put in the order of their classes. Then a query's correct matches lie in few
     blocks: a first pass over those finds the similarity of the best match, a second one over all blocks
-    counts. Nothing is sorted, and memory is that of some blocks; where query and gallery are the same, each
+    counts. Nothing is sorted, and memory is that of some blocks; several hosts, which must all call this
+    with the same arguments, share the blocks; where query and gallery are the same, each
     pair is computed once and counted for both. Ties count against the query.
 
     Args:
@@ -68,6 +70,7 @@ def ranks(
         column_labels = columns.cut(gallery_labels[columns.order], -1)
 
     pairs = [(i, j) for i in range(rows.number) for j in range(i if same else 0, columns.number)]
+    pairs = hosts.share(pairs)
     # Labels ascend, so that two blocks share a class if and only if the ranges of their labels meet.
     first, last = row_labels[:, 0], row_labels.max(1)
     column_first, column_last = column_labels[:, 0], column_labels.max(1)
@@ -87,6 +90,7 @@ def ranks(
         if same and i != j:
             best[j] = np.maximum(best[j], of_columns)
 
+    best = hosts.combine(best, np.max)
     before = np.zeros(row_labels.shape, np.int32)
 
     def count(i: int, j: int, device: jax.Device):
@@ -100,6 +104,7 @@ def ranks(
         if same and i != j:
             before[j] += of_columns
 
+    before = hosts.combine(before, np.sum)
     result = np.empty(len(query), np.int32)
     result[rows.order] = np.where(best == -np.inf, NEVER, before).reshape(-1)[: len(query)]
     result[matches == 0] = NO_MATCH
