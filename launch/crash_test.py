@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS_PER_KILL = 40  # so many that the run is not at its end before the last kill
+STEPS_PER_KILL = 24  # so many that the run is not at its end before the last kill
 PATIENCE = 600  # seconds without a new step before a start is given up
 FIELDS = {
     'image_size': 16,
@@ -132,7 +132,9 @@ def kill_repeatedly(folder: Path, epochs: int, kills: int, startup: float, momen
         run = Start(folder, 'killed', epochs)
         before = run.step()
         if moments.random() < 0.25:
-            time.sleep(moments.uniform(0, startup))
+            moment = time.monotonic() + moments.uniform(0, startup)
+            while time.monotonic() < moment and run.step() <= before:
+                time.sleep(0.01)
         else:
             # Counted in steps, so that the run gets on; then a moment within a step, or a save.
             run.wait_for_step(before + moments.randint(1, STEPS_PER_KILL // 2))

@@ -286,9 +286,11 @@ def _warn(message: str, *args: Any) -> None:
 
 
 def _reason(error: Exception | None) -> str:
-    """Returns what went wrong in a few words; tensorstore puts the cause last."""
+    """Returns what went wrong in a few words: the first cause, which tensorstore puts last."""
     if error is None:
         return 'in another process'
+    while error.__cause__:
+        error = error.__cause__
     text = (isinstance(error, OSError) and error.strerror) or str(error).partition(' [')[0]
     if len(text) > 120:
         text = text.rpartition(': ')[2]

@@ -233,19 +233,20 @@ def _winograd_kernel_gradient(x, dy, w, g):
 def _taps(x, w, g):
     if g.groups > 1:
         return _matmul(x, w, g)
-    return taps.forward(x, w, g.strides, g.padding, g.output_size(*x.shape[-3:-1], w.shape[1:3]))
+    size = g.output_size(*x.shape[-3:-1], w.shape[1:3])
+    return taps.forward(x, w, g.strides, g.padding, size, g.precision)
 
 
 def _taps_input_gradient(dy, w, x, g):
     if g.groups > 1:
         return _matmul_input_gradient(dy, w, x, g)
-    return taps.input_gradient(dy, w, x, g.strides, g.padding)
+    return taps.input_gradient(dy, w, x, g.strides, g.padding, g.precision)
 
 
 def _taps_kernel_gradient(x, dy, w, g):
     if g.groups > 1:
         return _matmul_kernel_gradient(x, dy, w, g)
-    return taps.kernel_gradient(x, dy, w, g.strides, g.padding)
+    return taps.kernel_gradient(x, dy, w, g.strides, g.padding, g.precision)
 
 
 WAYS = {

@@ -6,7 +6,7 @@ multiply 36, most of them by the border's zeros.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -22,7 +22,9 @@ class _Tap(NamedTuple):
     outputs: tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
-def forward(x: jax.Array, w: jax.Array, strides: tuple, padding: tuple, size: tuple[int, int]) -> jax.Array:
+def forward(
+    x: jax.Array, w: jax.Array, strides: tuple, padding: tuple, size: tuple[int, int], precision: Any = None
+) -> jax.Array:
     """[members, images, height, width, channels] (or shared images, without members) to an output of `size`.
 
     Args:
@@ -31,33 +33,38 @@ def forward(x: jax.Array, w: jax.Array, strides: tuple, padding: tuple, size: tu
       strides: of height and width.
       padding: ((low, high), (low, high)).
       size: height and width of the output.
+      precision: of the products, as in `jax.lax`.
     """
     m = 'm' * (x.ndim - 4)
-    total = jnp.zeros((), x.dtype)
+    total = 0.0
     for tap in _taps(x.shape[-3:-1], w, strides, padding, size):
-        y = _product(f'{m}nhwc,mcf->mnhwf', _cut(x, tap.inputs), w[:, tap.row, tap.column])
+        y = _product(f'{m}nhwc,mcf->mnhwf', _cut(x, tap.inputs), w[:, tap.row, tap.column], precision)
         total += _put(y, tap.outputs, size)
-    return total
+    return total.astype(x.dtype)
 
 
-def input_gradient(dy: jax.Array, w: jax.Array, x: jax.Array, strides: tuple, padding: tuple) -> jax.Array:
+def input_gradient(
+    dy: jax.Array, w: jax.Array, x: jax.Array, strides: tuple, padding: tuple, precision: Any = None
+) -> jax.Array:
     """The gradient for x, summed over members where x is shared; other arguments as in `forward`."""
     m = 'm' * (x.ndim - 4)
-    total = jnp.zeros((), x.dtype)
+    total = 0.0
     for tap in _taps(x.shape[-3:-1], w, strides, padding, dy.shape[-3:-1]):
-        dx = _product(f'mnhwf,mcf->{m}nhwc', _cut(dy, tap.outputs), w[:, tap.row, tap.column])
+        dx = _product(f'mnhwf,mcf->{m}nhwc', _cut(dy, tap.outputs), w[:, tap.row, tap.column], precision)
         total += _put(dx, tap.inputs, x.shape[-3:-1])
-    return total
+    return total.astype(x.dtype)
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, w: jax.Array, strides: tuple, padding: tuple) -> jax.Array:
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, w: jax.Array, strides: tuple, padding: tuple, precision: Any = None
+) -> jax.Array:
     """The gradient for w; other arguments as in `forward`."""
     m = 'm' * (x.ndim - 4)
     taps = [
-        _product(f'{m}nhwc,mnhwf->mcf', _cut(x, tap.inputs), _cut(dy, tap.outputs))
+        _product(f'{m}nhwc,mnhwf->mcf', _cut(x, tap.inputs), _cut(dy, tap.outputs), precision)
         for tap in _taps(x.shape[-3:-1], w, strides, padding, dy.shape[-3:-1])
     ]
-    return jnp.stack(taps, 1).reshape(w.shape)
+    return jnp.stack(taps, 1).reshape(w.shape).astype(w.dtype)
 
 
 def _taps(have: tuple, w: jax.Array, strides: tuple, padding: tuple, size: tuple) -> Iterator[_Tap]:
@@ -90,5 +97,7 @@ def _put(x, ranges, size):
     return lax.pad(x, jnp.zeros((), x.dtype), [*((0, 0, 0),) * (x.ndim - 3), *edges, (0, 0, 0)])
 
 
-def _product(subscripts, a, b):
-    return jnp.einsum(subscripts, a, b, preferred_element_type=a.dtype)
+def _product(subscripts, a, b, precision):
+    # The sum over taps in at least float32.
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.einsum(subscripts, a, b, precision=precision, preferred_element_type=wide)
