@@ -3,14 +3,12 @@
 import contextlib
 import itertools
 import logging
-import platform
 import shutil
 import sys
 import textwrap
 import time
 import warnings
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +19,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
-import sreml_jax
 from sreml_jax import config as configs
-from sreml_jax import hosts
+from sreml_jax import hosts, versions
 from sreml_jax.errors import RunError, UserError
 from sreml_jax.learning.step import TrainState
 
@@ -31,7 +28,6 @@ log = logging.getLogger(__name__)
 T = TypeVar('T')
 
 STATE, META_CLASSES, CONFIG, VERSIONS = 'state', 'meta_classes', 'config', 'versions'
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 LAST_TRIES = (0, 1, 2, 4, 8)  # seconds before each try to save the last state of a run
 # Not the disk's fault: no memory, or another process that died.
 _OTHER_FAULTS = (MemoryError, jax.errors.JaxRuntimeError)
@@ -107,7 +103,7 @@ class Checkpoints:
             STATE: ocp.args.PyTreeSave(dict(vars(state))),
             META_CLASSES: ocp.args.StandardSave({'table': meta_table}),
             CONFIG: ocp.args.JsonSave(config.to_dict()),
-            VERSIONS: ocp.args.JsonSave(installed_versions()),
+            VERSIONS: ocp.args.JsonSave(versions.installed()),
         }
         self._pending = step
         with self._failing():
@@ -262,18 +258,6 @@ def newest_config(workdir: Path) -> ConfigDict:
     """Returns the config that the newest whole checkpoint of `workdir` was saved with."""
     checkpoints, _ = newest(workdir)
     return checkpoints.newest_whole(checkpoints.config)[1]
-
-
-def installed_versions() -> dict[str, str]:
-    """Returns the versions that a checkpoint carries, by package."""
-    versions = {'sreml_jax': sreml_jax.__version__, 'python': platform.python_version()}
-    return versions | {package: metadata.version(package) for package in PACKAGES}
-
-
-def changed_versions(saved: dict[str, str]) -> str:
-    """Returns 'jax 0.10.2 to 0.11.2, ...': what is installed now instead of what saved a checkpoint."""
-    now = installed_versions()
-    return ', '.join(f'{p} {v} to {now[p]}' for p, v in saved.items() if p in now and v != now[p])
 
 
 def _in_any_process(failed: bool) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sreml_jax.checkpoint import installed_versions
 from sreml_jax.data import photographs
 from sreml_jax.data.photographs import Pattern, Photograph
 from sreml_jax.embedder import Embedder
@@ -18,6 +17,7 @@ from sreml_jax.errors import UserError
 from sreml_jax.index import Index, Item
 from sreml_jax.index.unfinished import Unfinished
 from sreml_jax.signals import Signals
+from sreml_jax.versions import installed
 
 _SHOWN = 20  # unreadable images at most
 
@@ -101,7 +101,7 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
 
 def versions() -> dict[str, str]:
     """Returns what an index is made with."""
-    found = installed_versions()
+    found = installed()
     for package in ('pillow', 'tensorflow', 'tensorflow-cpu', 'pyarrow'):
         with contextlib.suppress(metadata.PackageNotFoundError):  # there is one tensorflow or the other
             found[package] = metadata.version(package)

@@ -86,6 +86,7 @@ def _end(code: int) -> None:
 def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
     """Runs one mode. Imports are made here, so that --help needs none of them and describe no tensorflow."""
     from sreml_jax import config as configs
+    from sreml_jax import hosts
 
     for name in NEEDED.get(mode, ()):
         if not flags.FLAGS[name].value:
@@ -95,6 +96,7 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
 
         remove(Path(INDEX.value).expanduser(), IMAGES.value, GONE.value)
         return
+    hosts.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     if mode in ('eval', 'embed', 'search') and not _given('config'):
         from sreml_jax.checkpoint import newest_config
 
@@ -107,10 +109,9 @@ def dispatch(mode: str, workdir: Path, config: ConfigDict) -> None:
         print(describe(config))
         return
 
-    from sreml_jax import data, faults, hosts
+    from sreml_jax import data, faults
     from sreml_jax.signals import Signals
 
-    hosts.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     signals = Signals()
     if mode == 'prepare':
         print(data.summary(config))

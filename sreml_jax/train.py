@@ -10,9 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from sreml_jax import config as configs
-from sreml_jax import hosts
+from sreml_jax import hosts, versions
 from sreml_jax import mesh as meshes
-from sreml_jax.checkpoint import Checkpoints, changed_versions
+from sreml_jax.checkpoint import Checkpoints
 from sreml_jax.data import ahead
 from sreml_jax.data.dataset import Batch, Dataset
 from sreml_jax.errors import UserError
@@ -111,10 +111,10 @@ def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: P
             )
         return saved, checkpoints.versions(step), table, checkpoints.state(step, abstract)
 
-    newest, (saved, versions, table, state) = checkpoints.newest_whole(read)
+    newest, (saved, packages, table, state) = checkpoints.newest_whole(read)
     for field, (was, now) in configs.differences(saved, config).items():
         log.info('%s was %r when this run was last saved, and is %r from here on', field, was, now)
-    if changed := changed_versions(versions):
+    if changed := versions.changed(packages):
         log.info('packages have changed since this run was last saved: %s', changed)
     log.info('going on from step %d', newest)
     return state, table

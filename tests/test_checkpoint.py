@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 from tiny import tiny_config, tiny_dataset
 
 import sreml_jax
-from sreml_jax import checkpoint
 from sreml_jax import config as configs
+from sreml_jax import versions
 from sreml_jax.checkpoint import Checkpoints
 from sreml_jax.errors import UserError
 from sreml_jax.learning.step import TrainState
@@ -321,8 +321,8 @@ def test_package_versions_are_kept_and_a_change_is_told_in_one_line(tmp_path, mo
         return [record.message for record in caplog.records if 'packages' in record.message]
 
     assert resume() == []
-    now = checkpoint.installed_versions() | {'jax': '99.1', 'python': '4.0'}
-    monkeypatch.setattr(checkpoint, 'installed_versions', lambda: now)
+    now = versions.installed() | {'jax': '99.1', 'python': '4.0'}
+    monkeypatch.setattr(versions, 'installed', lambda: now)
     assert resume() == [
         'packages have changed since this run was last saved: '
         f'python {platform.python_version()} to 4.0, jax {jax.__version__} to 99.1'

@@ -15,6 +15,7 @@ from configs import default
 from sreml_jax import data
 from sreml_jax.data.builder import Example, RetrievalBuilder
 from sreml_jax.data.pipeline import TfdsDataset
+from sreml_jax.errors import RunError
 
 PHOTOGRAPHS = Path(__file__).parents[2] / 'shared' / 'data' / 'cub100.tar'
 needs_photographs = pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason=f'no {PHOTOGRAPHS}')
@@ -232,7 +233,7 @@ def test_a_damaged_record_is_named(tmp_path, config):
 
     builder = Spoiling(tmp_path / 'data', config)
     builder.prepare()
-    with pytest.raises(RuntimeError, match=r'^class00/005\.png: '):
+    with pytest.raises(RunError, match=r'^class00/005\.png: '):
         decoded(TfdsDataset(builder, config))
 
 

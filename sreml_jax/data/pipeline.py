@@ -3,6 +3,7 @@
 import atexit
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 from sreml_jax.data import decode, machine
 from sreml_jax.data.builder import RetrievalBuilder
 from sreml_jax.data.dataset import Dataset
-from sreml_jax.errors import UserError
+from sreml_jax.errors import RunError, UserError
 
 tf.config.set_visible_devices([], 'GPU')  # they are JAX's
 
@@ -88,7 +89,7 @@ class TfdsDataset(Dataset):
             }
 
     def images(self, split: str, indices: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-        """See `Dataset.images`. Raises RuntimeError, naming the file, where a record can't be decoded."""
+        """See `Dataset.images`. Raises RunError, naming the file, where a record can't be decoded."""
         if self._kept is None:
             yield from self._records.batches(split, indices, batch_size)
             return
@@ -154,7 +155,11 @@ class Records:
                 batch = next(running.iterator)
             except tf.errors.OpError as error:
                 records = source.__getitems__([int(i) for i in indices[start : start + batch_size]])
-                raise RuntimeError(self._culprit(records) or f'a record of {split} is damaged') from error
+                culprit = self._culprit(records) or f'a record of {split} can not be read'
+                folder = Path(self._files[split][0]).parent
+                raise RunError(
+                    f'{culprit}; the prepared copy is damaged: remove {folder}, and it is made anew'
+                ) from error
             yield batch
 
     def _image(self, record: tf.Tensor) -> tf.Tensor:
