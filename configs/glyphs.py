@@ -17,7 +17,7 @@ def get_config():
     config.ensemble_size = 6
     config.batch_size = 32
     config.num_epochs = 5
-    config.learning_rate = 1e-3
+    config.learning_rate = 4e-3
     config.schedule = 'cosine'
     config.warmup_epochs = 0.5
     config.recalls = (1, 2, 4, 8, 10, 20)
