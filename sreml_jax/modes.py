@@ -1,0 +1,131 @@
+"""What each --mode does: one function of its name, on a checked config.
+
+Imports are made inside, so that --help and describe need no tensorflow.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ml_collections import ConfigDict
+
+from sreml_jax import options
+from sreml_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from sreml_jax.signals import Signals
+
+
+class Job(NamedTuple):
+    """What a mode works on.
+
+    Attributes:
+      config: checked; of a mode `of_run` without --config, the run's own.
+      workdir: of the run; it need not exist.
+      signals: handled from here on.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    signals: 'Signals'
+
+
+def run(mode: str, config: ConfigDict) -> None:
+    """Runs one mode as the command line says; raises UserError and RunError."""
+    from sreml_jax import config as configs
+    from sreml_jax import faults, hosts
+    from sreml_jax.signals import Signals
+
+    options.check_needed(mode)
+    workdir = options.workdir()
+    hosts.connect(options.COORDINATOR.value, options.PROCESSES.value, options.PROCESS.value)
+    if options.MODES[mode].of_run and not options.given('config'):
+        from sreml_jax.checkpoint import newest_config
+
+        config = newest_config(workdir)
+        config.update_from_flattened_dict(options.config_overrides())
+    configs.check(config)
+    _keep_compiled(config.compilation_cache)
+    with faults.explained(config):
+        globals()[mode](Job(config, workdir, Signals()))
+
+
+def train(job: Job) -> None:
+    """Trains to the last epoch, then evaluates."""
+    from sreml_jax import data
+    from sreml_jax.evaluate import evaluate
+    from sreml_jax.train import train
+
+    _check_writable(job.workdir)
+    dataset = data.load(job.config)
+    train(job.config, job.workdir, dataset, job.signals)
+    evaluate(job.config, job.workdir, dataset)
+
+
+def eval(job: Job) -> None:
+    """Evaluates the newest checkpoint."""
+    from sreml_jax import data
+    from sreml_jax.evaluate import evaluate
+
+    _check_writable(job.workdir)
+    evaluate(job.config, job.workdir, data.load(job.config))
+
+
+def embed(job: Job) -> None:
+    """Embeds photographs into an index."""
+    from sreml_jax.embed import embed
+    from sreml_jax.embedder import Embedder
+
+    out = Path(options.OUT.value).expanduser()
+    choices = {'storage': options.STORAGE.value, 'vectors': options.VECTORS.value}
+    embed(Embedder(job.workdir, job.config), options.IMAGES.value, out, **choices, signals=job.signals)
+
+
+def search(job: Job) -> None:
+    """Prints and draws the images of an index that are most like each query."""
+    from sreml_jax.embedder import Embedder
+    from sreml_jax.index import Index
+    from sreml_jax.search import print_matches
+
+    _check_writable(job.workdir)
+    index, sheet = Index(options.INDEX.value), job.workdir / 'search.png'
+    choices = {'top': options.TOP.value, 'approximate': options.APPROXIMATE.value}
+    print_matches(Embedder(job.workdir, job.config), index, options.QUERY.value, sheet, **choices)
+
+
+def remove(_: Job) -> None:
+    """Takes images out of an index."""
+    from sreml_jax.embed import remove
+
+    remove(Path(options.INDEX.value).expanduser(), options.IMAGES.value, options.GONE.value)
+
+
+def prepare(job: Job) -> None:
+    """Prepares the dataset and prints what is in it."""
+    from sreml_jax import data
+
+    print(data.summary(job.config))
+
+
+def describe(job: Job) -> None:
+    """Prints layers, parameter counts and the memory that training needs."""
+    from sreml_jax.describe import describe
+
+    print(describe(job.config))
+
+
+def _keep_compiled(folder: str) -> None:
+    """Lets JAX keep compiled programs in `folder`, so that the next start need not compile; '' keeps none."""
+    import jax
+
+    if folder:
+        jax.config.update('jax_compilation_cache_dir', str(Path(folder).expanduser()))
+
+
+def _check_writable(workdir: Path) -> None:
+    """Raises UserError where `workdir` is not, or could not become, a folder to write in."""
+    place = workdir.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f'{place} is not a folder that can be written in; take another --workdir')
