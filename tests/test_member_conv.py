@@ -186,7 +186,7 @@ def test_under_remat():
 def test_unknown_way_lists_the_known_ones():
     x, w = operands(1, 1, True, (2, 2))
     with pytest.raises(
-        ValueError, match="'fast'; it must be one of auto, grouped, unrolled, matmul, winograd"
+        ValueError, match="'fast'; it must be one of auto, grouped, unrolled, matmul, taps, winograd"
     ):
         member_conv.conv(x, w[0], (1, 1), [(0, 0)] * 2, way='fast')
 

@@ -84,17 +84,19 @@ def test_the_deep_backbone_does_not_depend_on_the_mesh(data, member):
 
 @pytest.mark.parametrize('devices', [1, 3, 8])
 def test_no_collective_moves_members(devices):
-    """What the compiled step sends is the trunk's gradient and a few scalars; alone, it sends nothing."""
+    """What the compiled step sends is the trunk's gradient and statistics; alone, it sends nothing."""
     config = tiny_config(gpu_ids=tuple(range(devices)), ensemble_size=24, image_size=8)
     compiled, state = mesh_bytes.compiled_step(config)
     moved = mesh_bytes.collective_bytes(compiled.as_text())
-    trunk = sum(4 * x.size for x in jax.tree.leaves(state.params['trunk']))
-    members = sum(4 * x.size for x in jax.tree.leaves(state.params['members']))
+    trunk, members, statistics = (
+        sum(4 * x.size for x in jax.tree.leaves(tree))
+        for tree in (state.params['trunk'], state.params['members'], state.batch_stats['trunk'])
+    )
     assert members > 10 * trunk
     if devices == 1:
         assert moved == {}
     else:
-        assert trunk <= sum(moved.values()) <= trunk + 64
+        assert trunk <= sum(moved.values()) <= trunk + statistics + 64
         # Of the members and their moments a device holds its share alone.
         held = compiled.memory_analysis().alias_size_in_bytes
         assert_allclose(held, 3 * (trunk + members / devices), rtol=0.05)

@@ -92,7 +92,7 @@ def make_train_step(
     the state (but for its step) left as it was.
     """
     shared = meshes.shared_axes(mesh)
-    over_data = tuple(axis for axis in shared if axis == 'data')
+    over_data, over_member = (tuple(axis for axis in shared if axis == name) for name in ('data', 'member'))
     on_device = model.clone(members=model.members // mesh.shape['member'], axis='data' if over_data else None)
 
     def step(state, images, labels, meta_table):
@@ -100,8 +100,12 @@ def make_train_step(
         batch = len(images) * mesh.shape['data']
 
         def loss_fn(params):
+            # Each device's own trunk: so its gradient is what is summed, not the larger one of its output.
+            own = params['trunk']
+            if over_member:
+                own = jax.lax.pcast(own, over_member, to='varying')
             logits, updates = on_device.apply(
-                {'params': params, 'batch_stats': state.batch_stats},
+                {'params': {**params, 'trunk': own}, 'batch_stats': state.batch_stats},
                 normalise(images, mean, std),
                 train=True,
                 mutable=['batch_stats'],
@@ -109,7 +113,9 @@ def make_train_step(
             losses = objective.cross_entropy(logits, meta_labels).sum(0) / batch
             correct = objective.correct(logits, meta_labels).sum() / batch
             loss, accuracy = jax.lax.psum((losses.sum() / model.members, correct / model.members), shared)
-            return loss, (accuracy, jax.lax.psum(losses, over_data), updates['batch_stats'])
+            stats = updates['batch_stats']
+            stats = {**stats, 'trunk': _first(stats['trunk'], over_member)}
+            return loss, (accuracy, jax.lax.psum(losses, over_data), stats)
 
         # shard_map's check of what varies over which axis puts in the sum of the trunk's gradient.
         (loss, (accuracy, losses, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -135,6 +141,14 @@ def make_train_step(
         out_specs=meshes.without_idle_axes(mesh, (specs, metrics)),
     )
     return jax.jit(run, donate_argnums=0)
+
+
+def _first(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Equal values of the devices along `axes`, by the first's word: the mean of all would round."""
+    if not axes:
+        return tree
+    is_first = jax.lax.axis_index(axes) == 0
+    return jax.lax.psum(jax.tree.map(lambda x: jnp.where(is_first, x, 0), tree), axes)
 
 
 def _finite_everywhere(grads: dict[str, Any], mesh: Mesh) -> jax.Array:

@@ -93,7 +93,8 @@ def _put(x, ranges, size):
     """The transpose of `_cut`: x among zeros."""
     edges = []
     for (start, _, stride), n, have in zip(ranges, size, x.shape[-3:-1], strict=True):
-        edges.append((start, n - start - ((have - 1) * stride + 1), stride - 1))
+        spread = max(0, (have - 1) * stride + 1)
+        edges.append((start, n - start - spread, stride - 1))
     return lax.pad(x, jnp.zeros((), x.dtype), [*((0, 0, 0),) * (x.ndim - 3), *edges, (0, 0, 0)])
 
 
