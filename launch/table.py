@@ -1,0 +1,211 @@
+"""The whole benchmark: trains and evaluates what is missing of the table, and prints it as Markdown.
+
+python launch/table.py                                          all datasets, backbones and crops
+python launch/table.py --datasets=car,cub --backbones=resnet18 --config.data_dir=DIR
+python launch/table.py --dry-run --card=H100                    the commands, and how long they should take
+python launch/table.py --slurm                                  as a SLURM array, a node a cell
+python launch/table.py --print                                  only the tables, as far as they are
+
+Each cell has a workdir in --folder. --config.FIELD=VALUE is passed on to every run. Ctrl-C saves the run that
+is under way; the same command goes on from there. A cell that failed is tried again next time. Tables go to
+stdout, all else to stderr; the exit code is 1 where a cell failed.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import table_text  # noqa: E402
+import table_time  # noqa: E402
+from absl import flags  # noqa: E402
+from table_cells import COLUMNS, Cell, Folder  # noqa: E402
+
+BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnext50_32x4d')
+OURS = ('model_type', 'crop_type', 'data_name')  # fields that the table itself sets
+
+
+def main() -> None:
+    """Does what the flags ask for."""
+    args, folder, cells = parse()
+    missing = [cell for cell in cells if folder.state(cell).word != 'done']
+    if args.slurm:
+        submit(folder, missing, args.dry_run)
+    elif args.dry_run:
+        print_plan(folder, missing, args.card)
+    else:
+        if not args.print:
+            with locked(args.folder) as lock:
+                run(folder, missing, lock)
+        print_tables(folder, cells)
+        sys.exit(any(folder.state(cell).word == 'failed' for cell in cells))
+
+
+def parse() -> tuple[argparse.Namespace, Folder, list[Cell]]:
+    """Returns the flags, the table's folder, and the cells in the order in which they are run."""
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    datasets, crops = (tuple(dict.fromkeys(names)) for names in zip(*COLUMNS, strict=True))
+    for name, known in (('datasets', datasets), ('backbones', BACKBONES), ('crops', crops)):
+        p.add_argument(f'--{name}', type=some(known), default=list(known), help=f'some of {",".join(known)}')
+    p.add_argument('--folder', type=Path, default=Path('runs/table'), help='of the workdirs [runs/table]')
+    p.add_argument('--dry-run', action='store_true', help='print the commands of what is missing')
+    p.add_argument('--card', help='with --dry-run: estimate the time on this card, such as H100')
+    p.add_argument('--slurm', action='store_true', help='submit what is missing as a SLURM array')
+    p.add_argument('--print', action='store_true', help='print the tables, run nothing')
+    args, extra = p.parse_known_args()
+    for argument in extra:
+        field = argument.partition('=')[0].removeprefix('--config.')
+        if not argument.startswith('--config.') or '=' not in argument:
+            p.error(f'unknown argument {argument}; what is passed on to the runs is --config.FIELD=VALUE')
+        if field in OURS:
+            p.error(f'the table sets config.{field} itself; use --datasets, --backbones and --crops')
+    folder = Folder(args.folder, tuple(extra))
+    cells = [
+        Cell(dataset, crop, backbone)
+        for backbone in args.backbones
+        for dataset, crop in COLUMNS
+        if dataset in args.datasets and crop in args.crops
+    ]
+    if not cells:
+        p.error(f'only car and cub can be cropped, not {",".join(args.datasets)}; add --crops=uncropped')
+    try:
+        folder.config(cells[0])
+    except KeyError as error:
+        p.error(f'config has no field {error.args[0]}; configs/default.py lists all')
+    except (flags.Error, TypeError, ValueError) as error:
+        p.error(' '.join(str(error).split()))
+    return args, folder, cells
+
+
+def some(known: Sequence[str]):
+    """Returns the type of a flag that names some of these, parted by commas."""
+
+    def names(text: str) -> list[str]:
+        if unknown := [name for name in text.split(',') if name not in known]:
+            raise argparse.ArgumentTypeError(f'{", ".join(unknown)}; known are {", ".join(known)}')
+        return text.split(',')
+
+    return names
+
+
+def run(folder: Folder, cells: Sequence[Cell], lock: int) -> None:
+    """Runs the cells one after another; a signal stops the one under way, and this program."""
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: received.append(number))
+    for i, cell in enumerate(cells, 1):
+        tell(f'{cell} ({i} of {len(cells)}): running; its messages are in {folder.log(cell)}')
+        process = folder.start(cell, lock)
+        passed_on = 0
+        while process.poll() is None:
+            for number in received[passed_on:]:
+                process.send_signal(number)
+                passed_on += 1
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        code = 128 + received[0] if received else process.returncode
+        state = folder.end(cell, code)
+        recall = (state.results or {}).get('recall', {})
+        tell(f'{cell}: {state.word}' + (f', R@1 {100 * recall["1"]:.2f}%' if '1' in recall else ''))
+        if state.reason:
+            tell(f'    {state.reason}')
+        if received:
+            tell('stopped; the same command goes on from there')
+            sys.exit(128 + received[0])
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Holds the folder for this program and for the run under way, which may outlive it; yields the lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / 'lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f'error: a run of the table in {folder} is still under way; wait for it, or end it')
+            sys.exit(2)
+        yield file.fileno()
+
+
+def submit(folder: Folder, cells: Sequence[Cell], dry_run: bool) -> None:
+    """Submits the cells as a SLURM array; `dry_run`: prints the command."""
+    if not cells:
+        tell('nothing is missing')
+        return
+    names = [cell.name for cell in cells]
+    logs = folder.path / 'logs'
+    command = ['sbatch', f'--array=0-{len(cells) - 1}', str(HERE / 'table.sbatch'), str(logs), *names]
+    if dry_run:
+        print(shlex.join(command))
+        return
+    for cell in cells:
+        folder.keep_arguments(cell)
+    try:
+        sys.exit(subprocess.run(command).returncode)
+    except FileNotFoundError:
+        tell('error: there is no sbatch on this machine; leave out --slurm, or start this where SLURM is')
+        sys.exit(2)
+
+
+def print_plan(folder: Folder, cells: Sequence[Cell], card: str | None) -> None:
+    """Prints the command of every cell, and how long it should take on the card."""
+    total = 0.0
+    for cell in cells:
+        print(shlex.join(['python', '-m', 'sreml_jax.main', *folder.arguments(cell)]))
+        if card:
+            config = folder.config(cell)
+            step = table_time.figure(config, card)
+            if step:
+                seconds = table_time.seconds(config, step)
+                total += seconds
+                print(f'# {hours(seconds)} on {step.device} ({step.seconds:.4f} s a step; {step.source})')
+            elif table_time.on_card(card):
+                print(f'# no figures of this model on {card}: launch/bench.py step --json makes them')
+            else:
+                print(f'# no figures for that card, {card}: launch/bench.py step --json makes them')
+    if total:
+        print(f'# {hours(total)} in all; compiling, saving and waiting for data come on top')
+
+
+def hours(seconds: float) -> str:
+    """Returns a time as 'about 1 h 05 min'."""
+    minutes = round(seconds / 60)
+    return f'about {minutes // 60} h {minutes % 60:02} min'
+
+
+def print_tables(folder: Folder, cells: Sequence[Cell]) -> None:
+    """Prints parameters, and Recall@K a backbone."""
+    import jax
+
+    from sreml_jax.describe import count
+    from sreml_jax.model import initial
+    from sreml_jax.run import model_of
+
+    jax.config.update('jax_platforms', 'cpu')  # only shapes are asked for; the devices are the runs'
+    print(
+        table_text.parameter_table(
+            cells, lambda cell: count(initial.shapes(model_of(folder.config(cell)))['params'])
+        )
+    )
+    for backbone in dict.fromkeys(cell.backbone for cell in cells):
+        states = {cell: folder.state(cell) for cell in cells if cell.backbone == backbone}
+        print('\n' + table_text.recall_table(backbone, states))
+
+
+def tell(message: str) -> None:
+    """Prints beside the tables."""
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,74 @@
+"""How long a cell should take on a given card, by the figures that `launch/bench.py step --json` kept."""
+
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+BENCH_RESULTS = Path(__file__).with_name('bench_results')
+# Images to train on, and to embed for the evaluation; counted in the official lists.
+IMAGES = {
+    'car': (8_054, 8_131),
+    'cub': (5_864, 5_924),
+    'sop': (59_551, 60_502),
+    'isc': (25_882, 26_830),
+}
+# What a bench record calls the fields of a config that decide the time of a step.
+FIELDS = {
+    'model_type': 'model_type',
+    'members': 'ensemble_size',
+    'width': 'width',
+    'batch': 'batch_size',
+    'size': 'image_size',
+    'remat': 'remat',
+}
+
+
+class Figure(NamedTuple):
+    """A measured step.
+
+    Attributes:
+      seconds: of one training step.
+      device: the card's own name.
+      source: the file it is from, and its date.
+    """
+
+    seconds: float
+    device: str
+    source: str
+
+
+def figure(config: ConfigDict, card: str, folder: Path = BENCH_RESULTS) -> Figure | None:
+    """Returns the newest figure of the config's model on a card whose name holds `card`, or None."""
+    found = [
+        Figure(
+            record['figures']['step seconds'], record['figures']['device'], f'{name}, {record["date"][:10]}'
+        )
+        for name, record in on_card(card, folder)
+        if all(record['arguments'][theirs] == config[ours] for theirs, ours in FIELDS.items())
+    ]
+    return found[-1] if found else None
+
+
+def on_card(card: str, folder: Path = BENCH_RESULTS) -> list[tuple[str, dict]]:
+    """Returns (file, record) of all measured steps on a card whose name holds `card`, oldest first."""
+    return [(name, r) for name, r in _records(folder) if card.lower() in r['figures']['device'].lower()]
+
+
+@functools.cache
+def _records(folder: Path) -> list[tuple[str, dict]]:
+    records = [(path.name, json.loads(path.read_text())) for path in sorted(folder.glob('*.json'))]
+    steps = [(name, record) for name, record in records if 'step seconds' in record.get('figures', {})]
+    return sorted(steps, key=lambda step: step[1]['date'])
+
+
+def seconds(config: ConfigDict, step: Figure) -> float:
+    """Returns the time of training and evaluation: a forward pass is a third of a training step's work.
+
+    Reading and decoding images, compiling and saving are left out.
+    """
+    train, test = IMAGES[config.data_name]
+    steps = config.num_epochs * (train // config.batch_size)
+    return (steps + test / config.batch_size / 3) * step.seconds
