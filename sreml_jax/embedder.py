@@ -26,6 +26,7 @@ class Embedder:
       config: the run's own where not given; another one must be of the same model.
 
     Attributes:
+      run, variables: the parts of the run, and its weights and statistics on the devices.
       batch_size: images at a time, config.eval_batch_size.
       image_size: pixels of both sides.
       dimensions: of an embedding, members * meta classes.
@@ -49,18 +50,18 @@ class Embedder:
             run = Run.of(wanted)
             return wanted, run, checkpoints.variables(step, run.abstract_state(run.adam(1)))
 
-        newest, (made_by, self._run, self._variables) = checkpoints.newest_whole(read)
+        newest, (made_by, self.run, self.variables) = checkpoints.newest_whole(read)
         checkpoints.close()
         mean, std = _colours(made_by)
-        self._embed = step.make_embed_step(self._run.model, self._run.mesh, mean, std)
+        self._embed = step.make_embed_step(self.run.model, self.run.mesh, mean, std)
         self.batch_size, self.image_size = made_by.eval_batch_size, made_by.image_size
         self.dimensions = made_by.ensemble_size * made_by.meta_class_size
-        self.devices = list(self._run.mesh.devices.flat)
+        self.devices = list(self.run.mesh.devices.flat)
         self.about = {
             'checkpoint': {
                 'workdir': str(workdir.resolve()),
                 'step': newest,
-                'fingerprint': _fingerprint(self._variables),
+                'fingerprint': _fingerprint(self.variables),
                 'config': made_by.to_dict(),
             },
             'preprocessing': {
@@ -82,7 +83,7 @@ class Embedder:
         """
         batch = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
         batch[: len(images)] = images
-        return self._embed(self._variables, meshes.put(self._run.mesh, meshes.IMAGES, batch, self.batch_size))
+        return self._embed(self.variables, meshes.put(self.run.mesh, meshes.IMAGES, batch, self.batch_size))
 
     def images(self, images: np.ndarray) -> np.ndarray:
         """Returns the embeddings, float32 [n, dimensions] of unit length, of uint8 [n, size, size, 3]."""
