@@ -100,6 +100,14 @@ def remove(_: Job) -> None:
     remove(Path(options.INDEX.value).expanduser(), options.IMAGES.value, options.GONE.value)
 
 
+def export(job: Job) -> None:
+    """Writes the embedding as a file that JAX alone can run."""
+    from sreml_jax.embedder import Embedder
+    from sreml_jax.export import export
+
+    export(Embedder(job.workdir, job.config), Path(options.OUT.value).expanduser())
+
+
 def prepare(job: Job) -> None:
     """Prepares the dataset and prints what is in it."""
     from sreml_jax import data

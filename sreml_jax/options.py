@@ -52,6 +52,11 @@ MODES = {
     'remove': Mode(
         'take --images, or those that are --gone, out of --index', needs=('index',), takes=('images', 'gone')
     ),
+    'export': Mode(
+        'write the embedding, weights and all, as a StableHLO file that JAX runs without this program',
+        needs=('workdir', 'out'),
+        of_run=True,
+    ),
     'prepare': Mode('only prepare the dataset, and print what is in it'),
     'describe': Mode('print layers, parameter counts and the memory that training needs'),
 }
@@ -68,7 +73,9 @@ COORDINATOR = flags.DEFINE_string(
 PROCESSES = flags.DEFINE_integer('processes', None, 'N: how many processes there are')
 PROCESS = flags.DEFINE_integer('process', None, 'N: number of this process, from 0')
 IMAGES = flags.DEFINE_string('images', None, 'FILES: photographs; a folder, a glob in quotes or a file')
-OUT = flags.DEFINE_string('out', None, 'DIR: the folder of the index, to be made or to be added to')
+OUT = flags.DEFINE_string(
+    'out', None, 'PATH: embed: the folder of the index, to be made or to be added to; export: the file'
+)
 STORAGE = flags.DEFINE_enum(
     'storage',
     None,
