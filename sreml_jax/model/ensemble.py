@@ -104,4 +104,4 @@ def embed(logits: jax.Array) -> jax.Array:
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     norm = jnp.linalg.norm(logits, axis=-1, keepdims=True)
     unit = logits / jnp.maximum(norm, jnp.finfo(logits.dtype).tiny)
-    return unit.reshape(len(logits), -1) / math.sqrt(logits.shape[1])
+    return unit.reshape(logits.shape[0], -1) / math.sqrt(logits.shape[1])
