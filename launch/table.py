@@ -29,6 +29,9 @@ import table_time  # noqa: E402
 from absl import flags  # noqa: E402
 from table_cells import COLUMNS, Cell, Folder  # noqa: E402
 
+from configs import default  # noqa: E402
+from sreml_jax.errors import nearest  # noqa: E402
+
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnext50_32x4d')
 OURS = ('model_type', 'crop_type', 'data_name')  # fields that the table itself sets
 
@@ -63,10 +66,13 @@ def parse() -> tuple[argparse.Namespace, Folder, list[Cell]]:
     p.add_argument('--slurm', action='store_true', help='submit what is missing as a SLURM array')
     p.add_argument('--print', action='store_true', help='print the tables, run nothing')
     args, extra = p.parse_known_args()
+    fields = default.get_config()
     for argument in extra:
         field = argument.partition('=')[0].removeprefix('--config.')
         if not argument.startswith('--config.') or '=' not in argument:
             p.error(f'unknown argument {argument}; what is passed on to the runs is --config.FIELD=VALUE')
+        if field not in fields:
+            p.error(f'config has no field {field!r}{nearest(field, fields)}; configs/default.py lists all')
         if field in OURS:
             p.error(f'the table sets config.{field} itself; use --datasets, --backbones and --crops')
     folder = Folder(args.folder, tuple(extra))
@@ -80,8 +86,6 @@ def parse() -> tuple[argparse.Namespace, Folder, list[Cell]]:
         p.error(f'only car and cub can be cropped, not {",".join(args.datasets)}; add --crops=uncropped')
     try:
         folder.config(cells[0])
-    except KeyError as error:
-        p.error(f'config has no field {error.args[0]}; configs/default.py lists all')
     except (flags.Error, TypeError, ValueError) as error:
         p.error(' '.join(str(error).split()))
     return args, folder, cells
