@@ -1,5 +1,6 @@
 """One cell of the benchmark table: a dataset, a crop and a backbone, its run, and how far that is."""
 
+import importlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ COLUMNS = {
     ('sop', 'uncropped'): 'SOP',
     ('isc', 'uncropped'): 'In-shop',
 }
+PROGRAM = (sys.executable, '-m', 'sreml_jax.main')
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # saved, and goes on next time
 
 
@@ -98,7 +100,7 @@ class Folder:
             return State('done', json.loads(results.read_text()), extra=extra)
         code = int(_read(self.log(cell, 'exit')) or 0)
         if code and code not in STOPPED:
-            said = _read(self.log(cell)).strip().rpartition('\n')[2]
+            said = _read(self.log(cell)).strip().rpartition('\n')[2].removeprefix('error: ')
             killed = f'killed by signal {code - 128}; ' if code > 128 else ''
             return State('failed', reason=f'{killed}{said or f"exit code {code}"}', extra=extra)
         return State('not finished' if (self.path / cell.name).exists() else 'not run', extra=extra)
@@ -106,10 +108,10 @@ class Folder:
     def config(self, cell: Cell) -> ConfigDict:
         """Returns the config of its run; raises what ml_collections raises for a field it has not."""
         _, __, *fields = self.arguments(cell)
-        arguments = ['table', f'--config={ROOT / "configs" / cell.dataset}.py', *fields]
+        config = importlib.import_module(f'configs.{cell.dataset}').get_config()
         values = flags.FlagValues()
-        config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=arguments)
-        values(arguments)
+        config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=['table', *fields])
+        values(['table', *fields])
         return values.config
 
     def start(self, cell: Cell, lock: int) -> subprocess.Popen:
@@ -119,12 +121,12 @@ class Folder:
         """
         self.log(cell, 'exit').unlink(missing_ok=True)
         self.keep_arguments(cell)
+        path = filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
         with self.log(cell).open('wb') as log:
             # In a session of its own: Ctrl-C in the terminal reaches us alone, and is passed on once.
             return subprocess.Popen(
-                [sys.executable, '-m', 'sreml_jax.main', *self.arguments(cell)],
-                env=os.environ
-                | {'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])},
+                [*PROGRAM, *self.arguments(cell)],
+                env=os.environ | {'PYTHONPATH': os.pathsep.join(path)},
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 pass_fds=[lock],

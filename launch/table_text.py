@@ -46,8 +46,9 @@ def _recall(state: State, ours: dict[str, float], theirs: dict[str, float], k: s
         return f'{state.word} ({seeds})'
     if k not in ours:
         return f'/ ({seeds})'
-    difference = f', {100 * ours[k] - theirs[k]:+.2f}' if k in theirs else ''
-    return f'{100 * ours[k]:.2f}% ({seeds}{difference})'
+    percent = round(100 * ours[k], 2)
+    difference = f', {percent - theirs[k]:+.2f}' if k in theirs else ''
+    return f'{percent:.2f}% ({seeds}{difference})'
 
 
 def _counts(ours: int, theirs: int | None) -> str:

@@ -42,12 +42,14 @@ def export(embedder: Embedder, out: Path) -> None:
         temporary.write_bytes(exported.serialize())
         temporary.replace(out)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f'{out} can not be written ({error.strerror}); take another --out') from error
+    finally:
+        temporary.unlink(missing_ok=True)
     size, dimensions = embedder.image_size, embedder.dimensions
     print(
         f'{out}: uint8 images [batch, {size}, {size}, 3] -> float32 embeddings [batch, {dimensions}], '
         f'for {" and ".join(PLATFORMS)}; {out.stat().st_size / 1e6:,.1f} MB. Where JAX is:\n'
+        '    import jax.export\n'
         f'    embed = jax.export.deserialize(open({str(out)!r}, "rb").read()).call'
     )
 
@@ -55,8 +57,8 @@ def export(embedder: Embedder, out: Path) -> None:
 def function(embedder: Embedder) -> Callable[[jax.Array], jax.Array]:
     """Returns the embedding as a function of images alone, for any device.
 
-    Member convolutions that are left to 'auto' run one by one: no other way is both right and fast on all
-    platforms. dtype='auto' is float32.
+    Member convolutions that are left to 'auto', a choice for one device, run one by one: plain convolutions,
+    which every platform has. dtype='auto' is float32.
     """
     run, about = embedder.run, embedder.about['preprocessing']
     conv = 'unrolled' if run.config.member_conv == 'auto' else run.config.member_conv

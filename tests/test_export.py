@@ -1,0 +1,81 @@
+"""The exported embedding, run back from its file by a process that has JAX but not this program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from sreml_jax import config as configs
+from sreml_jax import export as exporting
+from sreml_jax.checkpoint import Checkpoints
+from sreml_jax.embedder import Embedder
+from sreml_jax.errors import UserError
+from sreml_jax.export import export
+from sreml_jax.learning import step
+from sreml_jax.run import Run
+
+ROOT = Path(__file__).parent.parent
+ELSEWHERE = """
+import sys
+import jax.export
+import numpy as np
+
+exported = jax.export.deserialize(open('exported', 'rb').read())
+assert set(exported.platforms) == {'cpu', 'cuda'}
+images = np.load('images.npy')
+np.savez('embeddings.npz', whole=exported.call(images), one=exported.call(images[:1]))
+mine = ('sreml_jax', 'flax', 'tensorflow', 'orbax', 'configs')
+assert not [name for name in sys.modules if name.partition('.')[0] in mine]
+"""
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory) -> Path:
+    """The checkpoint of a run that has only begun."""
+    folder = tmp_path_factory.mktemp('runs') / 'tiny'
+    config = configs.with_colours(tiny_config(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    run, checkpoints = Run.of(config), Checkpoints(folder)
+    table = np.zeros((config.ensemble_size, 8), np.int32)
+    checkpoints.save_last(step.initial_state(run.model, run.adam(1), run.mesh, seed=0), table, config)
+    checkpoints.close()
+    return folder
+
+
+def test_run_back_without_this_program(workdir, tmp_path):
+    arguments = [f'--workdir={workdir}', f'--out={tmp_path / "exported"}', '--config.member_conv=auto']
+    done = subprocess.run(
+        [sys.executable, '-m', 'sreml_jax.main', '--mode=export', *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'uint8 images [batch, 16, 16, 3] -> float32 embeddings [batch, 8]' in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ['exported']
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    np.save(tmp_path / 'images.npy', images)
+    environment = {k: v for k, v in os.environ.items() if k not in ('XLA_FLAGS', 'PYTHONPATH')}
+    command = [sys.executable, '-W', 'error', '-c', ELSEWHERE]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+
+    found = np.load(tmp_path / 'embeddings.npz')
+    live = Embedder(workdir).images(images)
+    assert found['whole'].dtype == np.float32 and np.ptp(live, axis=0).max() > 1e-2
+    np.testing.assert_allclose(found['whole'], live, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(found['one'], live[:1], atol=1e-5, rtol=0)
+
+
+def test_what_can_not_be_exported(workdir, tmp_path, monkeypatch):
+    embedder = Embedder(workdir)
+    with pytest.raises(UserError, match='nowhere/exported can not be written'):
+        export(embedder, tmp_path / 'nowhere' / 'exported')
+    monkeypatch.setattr(exporting, 'LARGEST', 1000)
+    with pytest.raises(UserError, match='export a run of fewer members'):
+        export(embedder, tmp_path / 'exported')
+    assert not list(tmp_path.iterdir())
