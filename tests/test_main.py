@@ -31,7 +31,7 @@ def refused(*arguments: str) -> str:
         (['--config.batch_size=many'], 'many'),
         (['--config.model_type=resnet19'], 'choose one of resnet18, resnet34, resnet50, resnext50_32x4d'),
         (['--config=configs/cup.py'], 'configs/cub.py'),
-        (['--mode=trian'], '<train|eval|embed|search|remove|prepare|describe>'),
+        (['--mode=trian'], 'flag --mode=trian: value should be one of <train|eval|embed|'),
         (['--wrokdir=x'], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
         (['train'], "'train' is no option"),
         (['--workdir=/dev/null/run'], '/dev/null is not a folder'),
