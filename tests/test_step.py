@@ -11,6 +11,7 @@ from tiny import tiny_config
 
 from sreml_jax import mesh as meshes
 from sreml_jax.learning import meta_classes, step
+from sreml_jax.model import resnet
 from sreml_jax.run import Run
 
 STEPS = 5
@@ -56,11 +57,19 @@ def trajectory(model_type, data, member, dtype='float32'):
         return losses, *map(jax.device_get, (state.params, state.batch_stats, embeddings))
 
 
+@pytest.fixture
+def few_blocks(monkeypatch):
+    """The backbones with fewer of their blocks, which compile in less time."""
+    for name in ('resnet18', 'resnet50'):
+        backbone = resnet.BACKBONES[name]._replace(blocks=(1, 2, 1, 1))
+        monkeypatch.setitem(resnet.BACKBONES, name, backbone)
+
+
 MESHES = [(1, 2), (2, 1), (1, 3), (2, 2), (4, 1), (2, 3), (1, 6), (1, 8), (2, 4), (8, 1)]
 
 
 @pytest.mark.parametrize(('data', 'member'), MESHES)
-def test_a_result_does_not_depend_on_the_mesh(data, member):
+def test_a_result_does_not_depend_on_the_mesh(data, member, few_blocks):
     losses, params, stats, embeddings = trajectory('resnet18', data, member)
     one_losses, one_params, one_stats, one_embeddings = trajectory('resnet18', 1, 1)
     assert_allclose(losses, one_losses, rtol=1e-5)
@@ -73,8 +82,8 @@ def test_a_result_does_not_depend_on_the_mesh(data, member):
 
 
 @pytest.mark.parametrize(('data', 'member'), [(2, 3), (1, 8)])
-def test_the_deep_backbone_does_not_depend_on_the_mesh(data, member):
-    """In float64: in float32 its statistics over 24 numbers amplify rounding to percents in 3 steps."""
+def test_bottlenecks_do_not_depend_on_the_mesh(data, member, few_blocks):
+    """In float64: in float32 their statistics over 24 numbers amplify rounding to percents in 3 steps."""
     losses, params, *_ = trajectory('resnet50', data, member, 'float64')
     one_losses, one_params, *_ = trajectory('resnet50', 1, 1, 'float64')
     assert_allclose(losses, one_losses, rtol=1e-5)
