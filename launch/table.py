@@ -14,6 +14,7 @@ stdout, all else to stderr; the exit code is 1 where a cell failed.
 import argparse
 import contextlib
 import fcntl
+import os
 import shlex
 import signal
 import subprocess
@@ -110,6 +111,8 @@ def run(folder: Folder, cells: Sequence[Cell], lock: int) -> None:
     for i, cell in enumerate(cells, 1):
         tell(f'{cell} ({i} of {len(cells)}): running; its messages are in {folder.log(cell)}')
         process = folder.start(cell, lock)
+        os.truncate(lock, 0)
+        os.pwrite(lock, f'kill {os.getpid()} || kill {process.pid}'.encode(), 0)
         passed_on = 0
         while process.poll() is None:
             for number in received[passed_on:]:
@@ -132,13 +135,15 @@ def run(folder: Folder, cells: Sequence[Cell], lock: int) -> None:
 def locked(folder: Path) -> Iterator[int]:
     """Holds the folder for this program and for the run under way, which may outlive it; yields the lock."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / 'lock').open('w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell(f'error: a run of the table in {folder} is still under way; wait for it, or end it')
-            sys.exit(2)
-        yield file.fileno()
+    lock = os.open(folder / 'lock', os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        end = os.pread(lock, 99, 0).decode()
+        tell(f'error: a run of the table in {folder} is still under way; wait for it, or end it by: {end}')
+        sys.exit(2)
+    yield lock
+    os.close(lock)
 
 
 def submit(folder: Folder, cells: Sequence[Cell], dry_run: bool) -> None:
