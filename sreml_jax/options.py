@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 import sreml_jax
 from configs import default
+from sreml_jax import versions
 from sreml_jax.errors import UserError, nearest
 
 PACKAGED = Path(default.__file__).resolve().parent  # the config files that are installed with the program
@@ -98,8 +99,9 @@ _HOSTS = ('coordinator', 'processes', 'process')
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake ends with one sentence and exit code 2."""
-    if any(argument.startswith('-') and argument.lstrip('-') in _HELP for argument in argv[1:]):
-        print(help_text())
+    asked = {argument.lstrip('-') for argument in argv[1:] if argument.startswith('-')}
+    if not asked.isdisjoint((*_HELP, 'version')):
+        print(version_text() if 'version' in asked else help_text())
         sys.exit(0)
     try:
         sys.argv[1:] = _file_first(argv[1:])  # ml_collections reads it
@@ -142,6 +144,12 @@ def complain(sentence: str) -> int:
     return 2
 
 
+def version_text() -> str:
+    """Returns what --version prints: this program's version and what decides its results."""
+    own, *others = (f'{name} {version}' for name, version in versions.installed().items())
+    return f'{own} ({", ".join(others)})'
+
+
 def help_text() -> str:
     """Returns what --help prints."""
     parts = [
@@ -151,7 +159,14 @@ def help_text() -> str:
         _section(
             'modes; train is the one where none is named', [(name, mode.does) for name, mode in MODES.items()]
         ),
-        _section('options of every mode', [*map(_row, _EVERY_MODE), _field_row()]),
+        _section(
+            'options of every mode',
+            [
+                *map(_row, _EVERY_MODE),
+                _field_row(),
+                ('--version', 'print the version, and those of JAX and Flax'),
+            ],
+        ),
     ]
     for name, mode in MODES.items():
         if own := [_row(flag) for flag in (*mode.needs, *mode.takes) if flag not in _EVERY_MODE]:

@@ -1,0 +1,69 @@
+"""Runs many commands of the program in children of one process, so that only the first pays for imports.
+
+Reads a JSON list of jobs, writes a JSON list of (exit code, output, error) in their order. A job is
+{'argv': [...]} for the program, with 'check': true to parse and check it only; or {'code': '...'} for Python.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import traceback
+
+from absl import app
+
+
+def main() -> None:
+    """Does the jobs one after another; each in a process of its own, which the next can not feel."""
+    import sreml_jax.embed
+    import sreml_jax.export
+    import sreml_jax.train  # noqa: F401
+
+    jobs = json.load(sys.stdin)
+    forked = multiprocessing.get_context('fork')
+    done = []
+    for job in jobs:
+        with tempfile.TemporaryFile('w+') as output, tempfile.TemporaryFile('w+') as error:
+            process = forked.Process(target=work, args=(job, output.fileno(), error.fileno()))
+            process.start()
+            process.join()
+            texts = [file.seek(0) or file.read() for file in (output, error)]
+        done.append([process.exitcode, *texts])
+    json.dump(done, sys.stdout)
+
+
+def work(job: dict, output: int, error: int) -> None:
+    """Does one job, with its stdout and stderr in these files; ends the process."""
+    os.dup2(output, 1)
+    os.dup2(error, 2)
+    try:
+        code = do(job)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else bool(end.code)
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def do(job: dict) -> int | None:
+    """Does one job; returns its exit code."""
+    if 'code' in job:
+        exec(compile(job['code'], 'a block of README.md', 'exec'), {'__name__': '__main__'})
+        return 0
+    from sreml_jax import config, main, options
+
+    sys.argv = ['sreml', *job['argv']]
+    if job.get('check'):
+        options.parse(sys.argv)
+        options.check_needed(options.MODE.value)
+        config.check(options.CONFIG.value)
+        return 0
+    return app.run(main.main, flags_parser=options.parse)
+
+
+if __name__ == '__main__':
+    main()
