@@ -48,11 +48,11 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
         archives.unpack(source, ARCHIVES)
         whole, halves = _find(source, WHOLE), _find(source, HALVES)
     if all(whole.values()):
-        annotations, images = whole.values()
+        annotations, images = filter(None, whole.values())
         rows = _read(annotations, 'relative_im_path', images.parent)
         names = _read_names(annotations)
     elif all(halves.values()):
-        train, test, train_images, test_images = halves.values()
+        train, test, train_images, test_images = filter(None, halves.values())
         rows = _read(train, 'fname', train_images) + _read(test, 'fname', test_images)
         meta = train.with_name('cars_meta.mat')
         names = _read_names(meta) if meta.exists() else {}
@@ -76,7 +76,9 @@ def _find(source: Path, wanted: tuple[tuple[str, ...], tuple[str, ...]]) -> dict
     return files | {name: layout.find(source, [f'{name}/{name}', name]) for name in images}
 
 
-def _read(annotations: Path, path_field: str, folder: Path) -> list[tuple[Path, int, tuple[int, ...]]]:
+def _read(
+    annotations: Path, path_field: str, folder: Path
+) -> list[tuple[Path, int, tuple[int, int, int, int]]]:
     """Returns (path, number of the model, box) of every image."""
     table = _load(annotations, 'annotations')
     fields = (path_field, 'class', 'bbox_x1', 'bbox_y1', 'bbox_x2', 'bbox_y2')

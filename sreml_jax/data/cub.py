@@ -41,10 +41,10 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
     lists = layout.require(source, LISTS, ADVICE)
     root = lists.parent
     names = dict(layout.read_table(lists, (int, str)))
-    labels = layout.require(root, ['image_class_labels.txt'], ADVICE)
-    labels = dict(layout.read_table(labels, (int, int)))
-    boxes = layout.require(root, ['bounding_boxes.txt'], ADVICE)
-    boxes = {image: box for image, *box in layout.read_table(boxes, (int, float, float, float, float))}
+    file = layout.require(root, ['image_class_labels.txt'], ADVICE)
+    labels = dict(layout.read_table(file, (int, int)))
+    file = layout.require(root, ['bounding_boxes.txt'], ADVICE)
+    boxes = {image: box for image, *box in layout.read_table(file, (int, float, float, float, float))}
     if not names.keys() == labels.keys() == boxes.keys():
         raise UserError(
             f'images.txt, image_class_labels.txt and bounding_boxes.txt in {root} do not list the same '

@@ -44,7 +44,7 @@ def _classes(folder: Path) -> list[str]:
 
 
 def _images(folder: Path, classes: list[str]) -> list[Example]:
-    examples = []
+    examples: list[Example] = []
     for name in classes:
         images = sorted(
             path

@@ -4,6 +4,7 @@ import functools
 import io
 import string
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -100,7 +101,11 @@ def _distinct(fonts: Path, characters: list[str]) -> list[str]:
 
 
 def _drawn(
-    character: str, face: Path, turn: float = 0, scale: float = 1, shift: tuple[float, float] = (0, 0)
+    character: str,
+    face: Path,
+    turn: float = 0,
+    scale: float = 1,
+    shift: Sequence[float] | np.ndarray = (0, 0),
 ) -> Image.Image:
     """Draws black on white, the ink's box in the middle; `turn` in degrees, `shift` in pixels."""
     side = _SIZE * _FINE

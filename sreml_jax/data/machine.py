@@ -12,7 +12,8 @@ from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
-_Item, _Result = TypeVar('_Item'), TypeVar('_Result')
+_Item = TypeVar('_Item')
+_Result = TypeVar('_Result')
 
 
 def cores() -> int:
@@ -38,7 +39,7 @@ def free_memory() -> int:
 def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """Yields function(item) in order, computed a few items ahead of the reader on every core."""
     with futures.ThreadPoolExecutor(cores()) as pool:
-        ahead = collections.deque()
+        ahead: collections.deque[futures.Future[_Result]] = collections.deque()
         for item in items:
             ahead.append(pool.submit(function, item))
             if len(ahead) > 4 * cores():

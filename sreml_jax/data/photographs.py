@@ -61,6 +61,7 @@ class Pattern:
         path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100, Path.absolute keeps '..'
         parts = path.parts
         self._is_file = path.is_file()
+        self._parts: tuple[str, ...]
         if self._is_file:
             first, self._parts = len(parts) - 1, (glob.escape(path.name),)
         elif path.exists() or not glob.has_magic(str(path)):
@@ -129,7 +130,7 @@ def read(files: Iterable[tuple[Found, str]], size: int) -> Iterator[Photograph]:
       size: pixels of both sides of the images made.
     """
     resize = _resizer(size)
-    return machine.in_threads(lambda file: _read(*file, resize), files)
+    return machine.in_threads(lambda file: _read(file[0], file[1], resize), files)
 
 
 def images(paths: Iterable[str | Path], size: int) -> np.ndarray:
@@ -138,7 +139,8 @@ def images(paths: Iterable[str | Path], size: int) -> np.ndarray:
     for photograph in read(((Found(str(path), None), '') for path in paths), size):
         if photograph.problem:
             raise UserError(photograph.problem)
-        made.append(photograph.image)
+        if photograph.image is not None:  # none was known already
+            made.append(photograph.image)
     return np.stack(made) if made else np.empty((0, size, size, 3), np.uint8)
 
 

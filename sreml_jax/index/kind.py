@@ -29,7 +29,8 @@ def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] |
             )
         vectors = there['vectors'] if wanted['vectors'] is None else wanted['vectors']
         return {**there, 'vectors': vectors}
-    if there:
+    if not wanted:
+        assert there, 'there is nothing to make an index of'
         return there
     stored = wanted['storage'] or storage.CHOICES[0]
     scale = storage.scale_of(stored, wanted['members'])

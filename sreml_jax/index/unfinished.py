@@ -150,7 +150,7 @@ class Unfinished:
                 row, *columns = zip(*group, strict=True)
                 if holes or self.about['vectors']:
                     stored = self._rows.read(np.array(row))
-                if holes:
+                if rows:
                     rows.write(written, stored)
                 if self.about['vectors']:
                     vectors = pa.array(storage.decode(stored, self.about['scale']).reshape(-1))
@@ -158,7 +158,7 @@ class Unfinished:
                 writer.write_table(pa.table(columns, schema), row_group_size=len(row))
                 written += len(row)
         _sync(items)
-        if holes:
+        if rows:
             rows.declare(number)
             rows.sync()
         changed = {

@@ -1,5 +1,6 @@
 """Files of named weights, to numpy arrays. Nothing in a file is ever run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,4 +49,8 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-READERS = {'.safetensors': load_file, '.npz': _read_npz, '.pth': _read_pth}
+READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    '.safetensors': load_file,
+    '.npz': _read_npz,
+    '.pth': _read_pth,
+}

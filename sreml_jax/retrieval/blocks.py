@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,12 +97,12 @@ def similarities(query: jax.Array, gallery: jax.Array) -> jax.Array:
 
 def spread(
     jobs: Iterable[tuple[int, int]], devices: Sequence[jax.Device], run: Callable
-) -> Iterator[tuple[int, int, object]]:
+) -> Iterator[tuple[int, int, Any]]:
     """Runs run(i, j, device) for all jobs (i, j), on each device in turn; yields (i, j, result on the host).
 
     Two jobs a device are under way at a time: none waits for the host, and memory stays bounded.
     """
-    under_way = collections.deque()
+    under_way: collections.deque[tuple[int, int, Any]] = collections.deque()
     for (i, j), device in zip(jobs, itertools.cycle(devices), strict=False):
         under_way.append((i, j, run(i, j, device)))
         if len(under_way) > 2 * len(devices):

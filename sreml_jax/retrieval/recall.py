@@ -69,15 +69,15 @@ def ranks(
         columns = Blocks(gallery, np.argsort(gallery_labels, kind='stable'), size, devices)
         column_labels = columns.cut(gallery_labels[columns.order], -1)
 
-    pairs = [(i, j) for i in range(rows.number) for j in range(i if same else 0, columns.number)]
-    pairs = hosts.share(pairs)
+    every = [(i, j) for i in range(rows.number) for j in range(i if same else 0, columns.number)]
+    pairs = hosts.share(every)
     # Labels ascend, so that two blocks share a class if and only if the ranges of their labels meet.
     first, last = row_labels[:, 0], row_labels.max(1)
     column_first, column_last = column_labels[:, 0], column_labels.max(1)
     meeting = [(i, j) for i, j in pairs if first[i] <= column_last[j] and column_first[j] <= last[i]]
 
     best = np.full(row_labels.shape, -np.inf, np.float32)
-    kept = {}  # similarities that the second pass needs again
+    kept: dict[tuple[int, int], jax.Array] = {}  # similarities that the second pass needs again
 
     def find(i: int, j: int, device: jax.Device):
         s = similarities(rows.load(i, device), columns.load(j, device))
@@ -136,7 +136,7 @@ def _check(query, gallery, query_labels, gallery_labels, same) -> None:
 def _best(s, row_labels, column_labels, diagonal, both):
     """Returns each row's, and if `both` each column's, greatest similarity to a correct match; or -inf."""
     match = row_labels[:, None] == column_labels[None]
-    match &= ~(diagonal & jnp.eye(*s.shape, dtype=bool))
+    match &= ~(diagonal & jnp.eye(s.shape[0], s.shape[1], dtype=bool))
     s = jnp.where(match & ~jnp.isnan(s), s, -jnp.inf)
     return s.max(1), s.max(0) if both else None
 
