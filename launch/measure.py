@@ -73,6 +73,7 @@ def keep(figures: dict, args: argparse.Namespace) -> None:
     }
     print(json.dumps(record))
     if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text(json.dumps(record, indent=2) + '\n')
 
 

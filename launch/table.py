@@ -112,7 +112,7 @@ def run(folder: Folder, cells: Sequence[Cell], lock: int) -> None:
         tell(f'{cell} ({i} of {len(cells)}): running; its messages are in {folder.log(cell)}')
         process = folder.start(cell, lock)
         os.truncate(lock, 0)
-        os.pwrite(lock, f'kill {os.getpid()} || kill {process.pid}'.encode(), 0)
+        os.pwrite(lock, f'kill {os.getpid()}, or, where only the run is left, kill {process.pid}'.encode(), 0)
         passed_on = 0
         while process.poll() is None:
             for number in received[passed_on:]:
@@ -140,7 +140,7 @@ def locked(folder: Path) -> Iterator[int]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         end = os.pread(lock, 99, 0).decode()
-        tell(f'error: a run of the table in {folder} is still under way; wait for it, or end it by: {end}')
+        tell(f'error: a run of the table in {folder} is still under way; wait for it, or end it: {end}')
         sys.exit(2)
     yield lock
     os.close(lock)
@@ -178,10 +178,8 @@ def print_plan(folder: Folder, cells: Sequence[Cell], card: str | None) -> None:
                 seconds = table_time.seconds(config, step)
                 total += seconds
                 print(f'# {hours(seconds)} on {step.device} ({step.seconds:.4f} s a step; {step.source})')
-            elif table_time.on_card(card):
-                print(f'# no figures of this model on {card}: launch/bench.py step --json makes them')
             else:
-                print(f'# no figures for that card, {card}: launch/bench.py step --json makes them')
+                print(f'# no figure of this on {card}; there, make it by {table_time.bench(config, card)}')
     if total:
         print(f'# {hours(total)} in all; compiling, saving and waiting for data come on top')
 

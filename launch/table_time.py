@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,19 +47,24 @@ def figure(config: ConfigDict, card: str, folder: Path = BENCH_RESULTS) -> Figur
         Figure(
             record['figures']['step seconds'], record['figures']['device'], f'{name}, {record["date"][:10]}'
         )
-        for name, record in on_card(card, folder)
-        if all(record['arguments'][theirs] == config[ours] for theirs, ours in FIELDS.items())
+        for name, record in _records(folder)
+        if card.lower() in record['figures']['device'].lower()
+        and all(record['arguments'][theirs] == config[ours] for theirs, ours in FIELDS.items())
     ]
     return found[-1] if found else None
 
 
-def on_card(card: str, folder: Path = BENCH_RESULTS) -> list[tuple[str, dict]]:
-    """Returns (file, record) of all measured steps on a card whose name holds `card`, oldest first."""
-    return [(name, r) for name, r in _records(folder) if card.lower() in r['figures']['device'].lower()]
+def bench(config: ConfigDict, card: str) -> str:
+    """Returns the command that measures the config's step, to be given on that card."""
+    values = {theirs: config[ours] for theirs, ours in FIELDS.items()}
+    flags = [f'--{name}' if value is True else f'--{name}={value}' for name, value in values.items() if value]
+    json_file = BENCH_RESULTS.relative_to(BENCH_RESULTS.parents[1]) / f'{card}-{config.model_type}.json'
+    return shlex.join(['python', 'launch/bench.py', 'step', *flags, f'--json={json_file}'])
 
 
 @functools.cache
 def _records(folder: Path) -> list[tuple[str, dict]]:
+    """Returns (file, record) of all measured steps, oldest first."""
     records = [(path.name, json.loads(path.read_text())) for path in sorted(folder.glob('*.json'))]
     steps = [(name, record) for name, record in records if 'step seconds' in record.get('figures', {})]
     return sorted(steps, key=lambda step: step[1]['date'])

@@ -159,7 +159,9 @@ def test_the_plan(tmp_path):
     assert output.splitlines() == [
         f'python -m sreml_jax.main --config=configs/car.py --workdir={done.parents[1]}/car-cropped-resnet18 '
         '--config.model_type=resnet18 --config.crop_type=cropped --config.batch_size=6',
-        '# no figures for that card, Abacus: launch/bench.py step --json makes them',
+        '# no figure of this on Abacus; there, make it by python launch/bench.py step '
+        '--model_type=resnet18 --members=48 --width=64 --batch=6 --size=256 '
+        '--json=launch/bench_results/Abacus-resnet18.json',
     ]
     output = run(*arguments, '--slurm').communicate(timeout=60)[0]
     assert output.startswith('sbatch --array=0-0 ') and output.endswith('/logs car-cropped-resnet18\n')
@@ -187,7 +189,7 @@ def test_time_on_a_card(tmp_path):
     # 5,864 images are 488 batches of 12, twice; 5,924 are 494 forward passes.
     assert table_time.seconds(config, step) == pytest.approx(2 * 488 * 0.25 + 494 * 0.25 / 3, rel=1e-3)
     config.model_type = 'resnet50'
-    assert table_time.figure(config, 'h100', tmp_path) is None and table_time.on_card('h100', tmp_path)
+    assert table_time.figure(config, 'h100', tmp_path) is None
 
 
 def test_a_bench_record_names_the_fields_that_time_depends_on(monkeypatch):
