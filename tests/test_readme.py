@@ -1,4 +1,4 @@
-"""README.md: its commands are run here on small inputs, or the program takes them and another test runs them."""
+"""README.md: its commands are run here on small inputs, or the program takes them and others run them."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def commands() -> list[str]:
     """All commands: the lines of shell blocks, and what begins like one within a sentence or a table."""
     lines = [line for block in BLOCKS if not block.language for line in block.text.splitlines()]
     begins = (PROGRAM, 'launch/', 'python launch/', 'pip install', 'sbatch', 'sreml ', 'GLIBC_TUNABLES=')
-    lines += [code for code in INLINE if code.startswith(begins) and Path(code.split()[0]).suffix != '.py']
+    lines += [code for code in INLINE if code.startswith(begins) and not code.endswith(('.py', '/'))]
     lines = [re.sub(r'\s+# .*', '', line).strip() for line in lines]
     return list(dict.fromkeys(line for line in lines if line))
 
