@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The linter, the formatter's check and all tests; arguments go to pytest.
+# The linter, the formatter's check, the types and all tests; arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 launch/setup.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/mypy
 # Compiling takes most of the time and one core: two tests at once.
 exec .venv/bin/python -m pytest --numprocesses 2 "$@"
