@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sreml_jax.errors import UserError
@@ -92,7 +93,7 @@ def size(tree: Any) -> int:
 def layer_outputs(model: Ensemble, image_size: int) -> dict[str, tuple[int, ...]]:
     """Returns layer -> [height, width, channels] of its output, for the layers that are stages."""
     backbone, layers = BACKBONES[model.model_type], Layers(train=False)
-    stages = {'layer1': Trunk(backbone, layers, model.width, model.stem)}
+    stages: dict[str, nn.Module] = {'layer1': Trunk(backbone, layers, model.width, model.stem)}
     stages |= {f'layer{i}': Stage(i, backbone, layers, model.width) for i in (2, 3, 4)}
     x, outputs = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32), {}
     for name, stage in stages.items():

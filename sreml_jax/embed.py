@@ -57,7 +57,7 @@ def embed(
         found = itertools.takewhile(lambda _: not (signals and signals.received), pattern.find())
         files = ((file, index.sha256(file.path)) for file in found)
         read = photographs.read(files, embedder.image_size)
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         with tqdm(read, 'embedding', number, unit=' images', disable=None) as bar:
             for items, embeddings in _embedded(embedder, _to_embed(bar, index, counts)):
                 index.add(items, embeddings)
@@ -109,7 +109,7 @@ def versions() -> dict[str, str]:
 
 
 def _to_embed(
-    read: Iterable[Photograph], index: Unfinished, counts: collections.Counter
+    read: Iterable[Photograph], index: Unfinished, counts: collections.Counter[str]
 ) -> Iterator[Photograph]:
     """Yields the pictures that are new; tells the index of those that are none."""
     for photograph in read:
@@ -126,7 +126,8 @@ def _embedded(embedder: Embedder, new: Iterable[Photograph]) -> Iterator[tuple[l
     under_way = None
     while True:
         batch = list(itertools.islice(new, embedder.batch_size))
-        ahead = batch and (batch, embedder.start(np.stack([photograph.image for photograph in batch])))
+        images = [photograph.image for photograph in batch if photograph.image is not None]
+        ahead = (batch, embedder.start(np.stack(images))) if batch else None
         if under_way:
             pictures, result = under_way
             embeddings = np.asarray(result)[: len(pictures)]

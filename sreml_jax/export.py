@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.export  # jax does not import it by itself
@@ -68,6 +69,6 @@ def function(embedder: Embedder) -> Callable[[jax.Array], jax.Array]:
     mean, std = (np.asarray(about[name], np.float32) for name in ('mean', 'std'))
 
     def embed_images(images):
-        return embed(model.apply(variables, normalise(images, mean, std)))
+        return embed(cast(jax.Array, model.apply(variables, normalise(images, mean, std))))
 
     return embed_images

@@ -57,7 +57,7 @@ class Journal:
         if self._skipped > self._config.skip_nonfinite or not (skipped or math.isfinite(scalars['loss'])):
             losses = multihost_utils.process_allgather(metrics['member_losses'], tiled=True)
             raise RunError(self._not_finite(f'the loss or gradient of step {number}', number, losses))
-        if not self._writer:
+        if not self._writer or not self._progress:
             return
         self._progress.show(number, scalars)
         if number % self._config.log_every == 0 or number == self._total:
@@ -87,6 +87,6 @@ class Journal:
 
     def close(self) -> None:
         """Ends the progress bar and closes the files."""
-        if self._writer:
+        if self._writer and self._progress:
             self._progress.close()
             self._writer.close()

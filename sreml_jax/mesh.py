@@ -105,7 +105,7 @@ def put_whole(mesh: Mesh, spec: P, whole: np.ndarray) -> jax.Array:
 def local_rows(mesh: Mesh, rows: int) -> slice:
     """Returns which rows of a batch this process must provide."""
     indices = NamedSharding(mesh, IMAGES).addressable_devices_indices_map((rows,)).values()
-    spans = [index[0].indices(rows)[:2] for index in indices]
+    spans = [index[0].indices(rows)[:2] for index in indices if index]
     return slice(min(s[0] for s in spans), max(s[1] for s in spans))
 
 

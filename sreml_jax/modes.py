@@ -76,9 +76,14 @@ def embed(job: Job) -> None:
     from sreml_jax.embed import embed
     from sreml_jax.embedder import Embedder
 
-    out = Path(options.OUT.value).expanduser()
-    choices = {'storage': options.STORAGE.value, 'vectors': options.VECTORS.value}
-    embed(Embedder(job.workdir, job.config), options.IMAGES.value, out, **choices, signals=job.signals)
+    embed(
+        Embedder(job.workdir, job.config),
+        options.value(options.IMAGES),
+        Path(options.value(options.OUT)).expanduser(),
+        storage=options.STORAGE.value,
+        vectors=options.VECTORS.value,
+        signals=job.signals,
+    )
 
 
 def search(job: Job) -> None:
@@ -88,16 +93,21 @@ def search(job: Job) -> None:
     from sreml_jax.search import print_matches
 
     _check_writable(job.workdir)
-    index, sheet = Index(options.INDEX.value), job.workdir / 'search.png'
-    choices = {'top': options.TOP.value, 'approximate': options.APPROXIMATE.value}
-    print_matches(Embedder(job.workdir, job.config), index, options.QUERY.value, sheet, **choices)
+    print_matches(
+        Embedder(job.workdir, job.config),
+        Index(options.value(options.INDEX)),
+        options.value(options.QUERY),
+        job.workdir / 'search.png',
+        top=options.TOP.value,
+        approximate=options.APPROXIMATE.value,
+    )
 
 
 def remove(_: Job) -> None:
     """Takes images out of an index."""
     from sreml_jax.embed import remove
 
-    remove(Path(options.INDEX.value).expanduser(), options.IMAGES.value, options.GONE.value)
+    remove(Path(options.value(options.INDEX)).expanduser(), options.IMAGES.value, options.GONE.value)
 
 
 def export(job: Job) -> None:
@@ -105,7 +115,7 @@ def export(job: Job) -> None:
     from sreml_jax.embedder import Embedder
     from sreml_jax.export import export
 
-    export(Embedder(job.workdir, job.config), Path(options.OUT.value).expanduser())
+    export(Embedder(job.workdir, job.config), Path(options.value(options.OUT)).expanduser())
 
 
 def prepare(job: Job) -> None:

@@ -6,7 +6,7 @@ A new mode is a row of `MODES`, the flags that only it has, and a function of it
 import sys
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -16,6 +16,7 @@ from configs import default
 from sreml_jax import versions
 from sreml_jax.errors import UserError, nearest
 
+T = TypeVar('T')
 PACKAGED = Path(default.__file__).resolve().parent  # the config files that are installed with the program
 
 
@@ -121,6 +122,12 @@ def check_needed(mode: str) -> None:
             raise UserError(f'--mode={mode} needs --{name}, {_explained(name)[1]}')
 
 
+def value(flag: flags.FlagHolder[T | None]) -> T:
+    """Returns the value of a flag that the mode needs; `check_needed` has seen that it is there."""
+    assert flag.value is not None
+    return flag.value
+
+
 def config_overrides() -> dict[str, object]:
     """Returns the fields of the config that the command line sets, by name."""
     return config_flags.get_override_values(flags.FLAGS['config'])
@@ -130,7 +137,7 @@ def workdir() -> Path:
     """Returns where the run is kept."""
     if WORKDIR.value:
         return Path(WORKDIR.value).expanduser()
-    return Path('runs') / Path(flags.FLAGS['config'].config_filename).stem
+    return Path('runs') / Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
 
 
 def given(flag: str) -> bool:

@@ -1,7 +1,7 @@
 """The training step and the embedding step: pure functions of arrays, run by every device of a mesh."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def abstract_state(model: Ensemble, optimizer: optax.GradientTransformation, mes
     variables = initial.shapes(model)
     opt_state = jax.eval_shape(optimizer.init, variables['params'])
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    state = TrainState(step, variables['params'], variables['batch_stats'], opt_state)
+    state = jax.eval_shape(TrainState, step, variables['params'], variables['batch_stats'], opt_state)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
@@ -161,7 +161,7 @@ def _finite_everywhere(grads: dict[str, Any], mesh: Mesh) -> jax.Array:
 @jax.jit
 def finite_parts(state: TrainState) -> tuple[jax.Array, jax.Array]:
     """Returns whether the trunk is finite, bool [], and whether each member is, bool [members]."""
-    trunk, members = True, True
+    trunk = members = jnp.ones((), bool)
     for part in (state.params, state.batch_stats):
         for x in jax.tree.leaves(part['trunk']):
             trunk &= jnp.isfinite(x).all()
@@ -180,7 +180,8 @@ def make_embed_step(
     on_device = model.clone(members=model.members // mesh.shape['member'])
 
     def step(variables, images):
-        part = embed(on_device.apply(variables, normalise(images, mean, std)))
+        logits = cast(jax.Array, on_device.apply(variables, normalise(images, mean, std)))
+        part = embed(logits)
         # Each device scaled by its own members.
         return part / np.sqrt(mesh.shape['member'])
 

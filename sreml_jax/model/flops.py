@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from sreml_jax.model.ensemble import Ensemble
@@ -23,7 +24,7 @@ def forward_flops(model: Ensemble, image_size: int) -> int:
         if context.method_name == '__call__' and isinstance(module, (nn.Conv, nn.Dense)):
             inputs = args[0].shape[-1]
             if isinstance(module, nn.Conv):
-                inputs = inputs // module.feature_group_count * math.prod(module.kernel_size)
+                inputs = inputs // module.feature_group_count * int(np.prod(module.kernel_size))
             # vmap shows one member.
             times = model.members if 'members' in module.path else 1
             total += 2 * math.prod(out.shape) * inputs * times

@@ -41,7 +41,7 @@ def draw(shapes: Any, seed: int, shardings: Any) -> Any:
     def place(path, leaf, sharding):
         names = tuple(k.key for k in path)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index):
             if names[1] != 'members':
                 return draw_one(names, leaf.shape, fan_in, seed)
             members = range(*index[0].indices(leaf.shape[0]))
