@@ -16,7 +16,9 @@ from absl import app
 
 def main() -> None:
     """Does the jobs one after another; each in a process of its own, which the next can not feel."""
+    import sreml_jax.data.pipeline
     import sreml_jax.embed
+    import sreml_jax.evaluate
     import sreml_jax.export
     import sreml_jax.train  # noqa: F401
 

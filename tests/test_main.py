@@ -1,10 +1,15 @@
 """The entry point as a user meets it: one clear sentence and exit code 2 for every mistake."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import sreml_jax
+from sreml_jax.options import MODES
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs the program with these arguments."""
     command = [sys.executable, '-m', 'sreml_jax.main', *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def refused(*arguments: str) -> str:
@@ -51,3 +57,26 @@ def test_describe_prints_the_seeds_count_and_needs_no_tensorflow():
     assert done.returncode == 0, done.stderr
     assert '1,118,974,592' in done.stdout
     assert done.stderr == ''
+
+
+def test_version_and_help():
+    done = run('--version')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith(f'sreml_jax {sreml_jax.__version__} (python 3.')
+    assert ', jax 0.' in done.stdout
+
+    done = run('--mode=embed', '--help')
+    assert (done.returncode, done.stderr) == (0, '')
+    modes, options = done.stdout.split('options of every mode')
+    assert re.findall(r'^  ([a-z]+) ', modes, re.M) == list(MODES)
+    wanted = {flag for mode in MODES.values() for flag in (*mode.needs, *mode.takes)}
+    assert wanted | {'config', 'coordinator', 'version'} <= set(re.findall(r'^  --([a-z]+)', options, re.M))
+    assert max(map(len, done.stdout.splitlines())) <= 110
+
+
+def test_elsewhere_the_packaged_configs_are_found_and_ones_own_come_first(tmp_path):
+    refused = run('--config=configs/cub.py', '--mode=describe', '--config.model_type=resnet19', cwd=tmp_path)
+    assert 'choose one of resnet18' in refused.stderr  # it was read
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / 'cub.py').write_text('raise ValueError("my own")')
+    assert 'my own' in run('--config=configs/cub.py', '--mode=describe', cwd=tmp_path).stderr
