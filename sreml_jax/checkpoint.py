@@ -269,7 +269,7 @@ def _warn(message: str, *args: Any) -> None:
         log.warning(message, *args)
 
 
-def _reason(error: Exception | None) -> str:
+def _reason(error: BaseException | None) -> str:
     """Returns what went wrong in a few words: the first cause, which tensorstore puts last."""
     if error is None:
         return 'in another process'

@@ -79,8 +79,8 @@ def drop(neighbours: np.ndarray, itself: int) -> np.ndarray:
 
 
 def draw(
-    queries: Sequence[np.ndarray],
-    neighbours: Sequence[Sequence[np.ndarray]],
+    queries: np.ndarray | Sequence[np.ndarray],
+    neighbours: np.ndarray | Sequence[Sequence[np.ndarray]],
     right: np.ndarray | None,
     query_names: Sequence[str],
     neighbour_names: Sequence[Sequence[str]],
@@ -135,10 +135,10 @@ def _fit(image: np.ndarray) -> Image.Image:
     """Fits uint8 [H, W, 3] into a tile, the shape of the image kept, on white."""
     picture = Image.fromarray(image)
     scale = _TILE / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
     filled = Image.new('RGB', (_TILE, _TILE), _PAPER)
     way = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-    filled.paste(picture.resize(size, way), ((_TILE - size[0]) // 2, (_TILE - size[1]) // 2))
+    filled.paste(picture.resize((width, height), way), ((_TILE - width) // 2, (_TILE - height) // 2))
     return filled
 
 

@@ -124,10 +124,11 @@ def on_device(batches: Iterator[Batch], run: Run) -> Iterator[tuple[jax.Array, j
     """Puts batches on the devices, one ahead of the step that takes them."""
 
     def put(batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return tuple(
+        image, label = (
             meshes.put(run.mesh, meshes.IMAGES, batch[name], run.config.batch_size)
             for name in ('image', 'label')
         )
+        return image, label
 
     following = None
     for batch in ahead.read(batches, run.config.stall_minutes):

@@ -59,7 +59,7 @@ def fetch(model_type: str) -> Path:
     try:
         path = Path(hf_hub_download(repository, FILE, revision=revision))
     except Exception as error:  # those of its HTTP client too, which differ from version to version
-        cause = error
+        cause: BaseException = error
         while cause.__cause__:
             cause = cause.__cause__
         reason = (str(cause) or type(cause).__name__).splitlines()[0].rstrip('.')
