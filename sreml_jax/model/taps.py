@@ -36,11 +36,11 @@ def forward(
       precision: of the products, as in `jax.lax`.
     """
     m = 'm' * (x.ndim - 4)
-    total = 0.0
+    parts = []
     for tap in _taps(x.shape[-3:-1], w, strides, padding, size):
         y = _product(f'{m}nhwc,mcf->mnhwf', _cut(x, tap.inputs), w[:, tap.row, tap.column], precision)
-        total += _put(y, tap.outputs, size)
-    return total.astype(x.dtype)
+        parts.append(_put(y, tap.outputs, size))
+    return sum(parts[1:], parts[0]).astype(x.dtype)
 
 
 def input_gradient(
@@ -48,11 +48,11 @@ def input_gradient(
 ) -> jax.Array:
     """The gradient for x, summed over members where x is shared; other arguments as in `forward`."""
     m = 'm' * (x.ndim - 4)
-    total = 0.0
+    parts = []
     for tap in _taps(x.shape[-3:-1], w, strides, padding, dy.shape[-3:-1]):
         dx = _product(f'mnhwf,mcf->{m}nhwc', _cut(dy, tap.outputs), w[:, tap.row, tap.column], precision)
-        total += _put(dx, tap.inputs, x.shape[-3:-1])
-    return total.astype(x.dtype)
+        parts.append(_put(dx, tap.inputs, x.shape[-3:-1]))
+    return sum(parts[1:], parts[0]).astype(x.dtype)
 
 
 def kernel_gradient(
@@ -60,10 +60,15 @@ def kernel_gradient(
 ) -> jax.Array:
     """The gradient for w; other arguments as in `forward`."""
     m = 'm' * (x.ndim - 4)
-    taps = [
-        _product(f'{m}nhwc,mnhwf->mcf', _cut(x, tap.inputs), _cut(dy, tap.outputs), precision)
-        for tap in _taps(x.shape[-3:-1], w, strides, padding, dy.shape[-3:-1])
-    ]
+    # A product reads its first operand in another order: the smaller one is copied more quickly.
+    few_features = w.shape[-1] < w.shape[-2]
+    taps = []
+    for tap in _taps(x.shape[-3:-1], w, strides, padding, dy.shape[-3:-1]):
+        pixels, gradient = _cut(x, tap.inputs), _cut(dy, tap.outputs)
+        if few_features:
+            taps.append(_product(f'mnhwf,{m}nhwc->mfc', gradient, pixels, precision).swapaxes(1, 2))
+        else:
+            taps.append(_product(f'{m}nhwc,mnhwf->mcf', pixels, gradient, precision))
     return jnp.stack(taps, 1).reshape(w.shape).astype(w.dtype)
 
 

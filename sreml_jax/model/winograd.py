@@ -12,6 +12,7 @@ and in two the same along either axis. Every gradient is the same algorithm tran
 Computed in at least float32: the sums lose bits that bfloat16 does not have to spare.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -84,7 +85,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, w: jax.Array, stride: int, padd
     return jnp.stack([jnp.stack(row, 1) for row in taps], 1).astype(w.dtype)
 
 
-def _inputs(x: jax.Array, a: Algorithm, padding: tuple, size: tuple[int, int], stride: int) -> Grid:
+def _inputs(x: jax.Array, a: Algorithm, padding: tuple, size: tuple[int, ...], stride: int) -> Grid:
     """Pixel (i, j) of every input tile, [..., tiles down, tiles across, channels], transformed."""
     step, pixels = 2 * stride, len(a.input[0])
     tiles = [-(-n // 2) for n in size]
@@ -130,7 +131,7 @@ def _transform(matrix: Matrix, grid: Grid) -> Grid:
     return _transpose([[_combine(row, parts) for row in matrix] for parts in _transpose(across)])
 
 
-def _combine(coefficients: tuple[float, ...], parts: tuple[jax.Array, ...]) -> jax.Array:
+def _combine(coefficients: tuple[float, ...], parts: Sequence[jax.Array]) -> jax.Array:
     terms = [p if c == 1 else -p if c == -1 else c * p for c, p in zip(coefficients, parts, strict=True) if c]
     return sum(terms[1:], terms[0])
 
@@ -149,14 +150,13 @@ def _interleave(grid: Grid) -> jax.Array:
 
 def _overlap(tiles: Grid, i: int, j: int, step: int) -> jax.Array:
     """Sums pixel (i, j) of every step x step block over the tiles that reach into it."""
-    pixels, total = len(tiles), None
+    pixels, reaching = len(tiles), []
     for down in range(i, pixels, step):
         for across in range(j, pixels, step):
             tile = tiles[down][across]
             edges = [(int(k >= step), int(k < step), 0) for k in (down, across)]
-            tile = lax.pad(tile, _zero(tile), [*((0, 0, 0),) * (tile.ndim - 3), *edges, (0, 0, 0)])
-            total = tile if total is None else total + tile
-    return total
+            reaching.append(lax.pad(tile, _zero(tile), [*((0, 0, 0),) * (tile.ndim - 3), *edges, (0, 0, 0)]))
+    return sum(reaching[1:], reaching[0])
 
 
 def _wide(x: jax.Array) -> jax.Array:
