@@ -55,7 +55,7 @@ MODES = {
         'take --images, or those that are --gone, out of --index', needs=('index',), takes=('images', 'gone')
     ),
     'export': Mode(
-        'write the embedding, weights and all, as a StableHLO file that JAX runs without this program',
+        'write the embedding as a StableHLO file, and its weights, which JAX runs without this program',
         needs=('workdir', 'out'),
         of_run=True,
     ),
