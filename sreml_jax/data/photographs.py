@@ -144,6 +144,11 @@ def images(paths: Iterable[str | Path], size: int) -> np.ndarray:
     return np.stack(made) if made else np.empty((0, size, size, 3), np.uint8)
 
 
+def image(encoded: bytes, name: str, size: int) -> np.ndarray:
+    """Returns the picture in these bytes, uint8 [size, size, 3]; raises UserError for a bad one."""
+    return _resizer(size)(np.asarray(decode.open_picture(encoded, name)[0]))
+
+
 def _read(file: Found, known: str, resize: Callable[[np.ndarray], np.ndarray]) -> Photograph:
     name = file.path.encode(errors='replace').decode()
     if name != file.path:
