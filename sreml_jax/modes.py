@@ -118,6 +118,36 @@ def export(job: Job) -> None:
     export(Embedder(job.workdir, job.config), Path(options.value(options.OUT)).expanduser())
 
 
+def report(job: Job) -> None:
+    """Writes the page that shows a run."""
+    from sreml_jax import data
+    from sreml_jax.embedder import Embedder
+    from sreml_jax.look import report_page
+
+    _check_writable(job.workdir)
+    report_page.check_installed()
+    dataset = data.load(job.config)
+    print(f'{report_page.write(Embedder(job.workdir, job.config), job.workdir, dataset)} shows the run')
+
+
+def serve(job: Job) -> None:
+    """Serves the search page over an index."""
+    try:
+        from sreml_jax.look import search_page
+    except ImportError as error:
+        raise UserError(f"--mode=serve needs {error.name}: pip install '.[serve]'") from None
+    from sreml_jax.embedder import Embedder
+    from sreml_jax.index import Index
+    from sreml_jax.look.finder import Finder
+
+    config = job.config.copy_and_resolve_references()
+    if 'eval_batch_size' not in options.config_overrides():
+        # Photographs come one by one, and a batch takes its time however few are in it.
+        config.eval_batch_size = min(config.eval_batch_size, 8 * (config.mesh[0] if config.mesh else 1))
+    finder = Finder(Embedder(job.workdir, config), Index(options.value(options.INDEX)), options.TOP.value)
+    search_page.serve(finder, options.value(options.HOST), options.value(options.PORT))
+
+
 def prepare(job: Job) -> None:
     """Prepares the dataset and prints what is in it."""
     from sreml_jax import data

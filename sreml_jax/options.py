@@ -59,6 +59,17 @@ MODES = {
         needs=('workdir', 'out'),
         of_run=True,
     ),
+    'report': Mode(
+        'write report.html into --workdir: curves, tables, a map, what is found and what is missed',
+        needs=('workdir',),
+        of_run=True,
+    ),
+    'serve': Mode(
+        'a search page over --index: drop a photograph, see the images most like it, click to search on',
+        needs=('workdir', 'index'),
+        takes=('host', 'port', 'top'),
+        of_run=True,
+    ),
     'prepare': Mode('only prepare the dataset, and print what is in it'),
     'describe': Mode('print layers, parameter counts and the memory that training needs'),
 }
@@ -91,6 +102,12 @@ QUERY = flags.DEFINE_list('query', None, 'FILES: photographs to look for, their 
 TOP = flags.DEFINE_integer('top', 10, 'N: images to find of each query [10]', lower_bound=1)
 APPROXIMATE = flags.DEFINE_bool(
     'approximate', False, ': by FAISS, for many millions; its recall is shown when it is built'
+)
+HOST = flags.DEFINE_string(
+    'host', '127.0.0.1', 'ADDRESS: to listen at; 0.0.0.0 lets the whole network search [127.0.0.1]'
+)
+PORT = flags.DEFINE_integer(
+    'port', 8000, 'N: to listen at; 0 takes one that is free [8000]', lower_bound=0, upper_bound=65535
 )
 
 _HELP = ('help', 'h', 'helpshort')

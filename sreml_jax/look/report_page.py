@@ -1,0 +1,226 @@
+"""--mode=report: a trained run on one page that opens from disk, report.html."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs import default
+from sreml_jax import checkpoint, report
+from sreml_jax import config as configs
+from sreml_jax.data.dataset import Dataset
+from sreml_jax.embedder import Embedder
+from sreml_jax.errors import UserError
+from sreml_jax.evaluate import embed_split
+from sreml_jax.look import curves, embedding_map, template, thumbnails
+from sreml_jax.look.retrieved import Retrieved
+from sreml_jax.retrieval.recall import NO_MATCH
+from sreml_jax.versions import installed
+
+PAGE = 'report.html'
+_CLASSES, _QUERIES, _NEIGHBOURS = 12, 6, 8  # shown
+_TILE, _POINT = 128, 64  # pixels at most: of a picture, and of one on the map
+
+
+def write(embedder: Embedder, workdir: Path, dataset: Dataset) -> Path:
+    """Writes <workdir>/report.html: one file that needs no network and no other file.
+
+    Args:
+      embedder: of the newest checkpoint.
+      workdir: of the run; of metrics.jsonl, results.json and members_curve.png what is there is shown.
+      dataset: whose test images are embedded.
+
+    Returns:
+      The path of the page; whoever reads it meanwhile finds the old one or the new one, whole.
+
+    Raises:
+      UserError: the extra `report` is not installed.
+    """
+    check_installed()
+    splits = dataset.evaluation_splits
+    embeddings = {s: embed_split(embedder.run, embedder.variables, dataset, s) for s in dict.fromkeys(splits)}
+    query, gallery = (embeddings[split] for split in splits)
+    retrieved = Retrieved.of(dataset, query, gallery, _NEIGHBOURS, embedder.devices)
+    step = embedder.about['checkpoint']['step']
+    pictures = _Pictures(dataset)
+    page = template.render(
+        'report.html',
+        name=workdir.resolve().name,
+        step=step,
+        result=_result(embedder, dataset, retrieved),
+        **_told_by_evaluation(workdir, step),
+        curves=curves.read(workdir / 'metrics.jsonl'),
+        hardest=_hardest(retrieved, pictures),
+        best=_rows(retrieved, retrieved.best(_QUERIES), pictures),
+        worst=_rows(retrieved, retrieved.worst(_QUERIES), pictures),
+        map=_map(query, retrieved, pictures),
+        config=_config(embedder),
+        versions=_versions(workdir, step),
+    )
+    path = workdir / PAGE
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(page)
+    temporary.replace(path)
+    return path
+
+
+class _Pictures:
+    """Pictures and names of the images of the evaluation splits."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+        self.query_split, self.gallery_split = dataset.evaluation_splits
+
+    def of(self, split: str, indices: Sequence[int] | np.ndarray, side: int = _TILE) -> list[str]:
+        """Returns data URIs of these images."""
+        return [thumbnails.of_array(image, side) for image in self.arrays(split, np.asarray(indices))]
+
+    def arrays(self, split: str, indices: np.ndarray) -> list[np.ndarray]:
+        """Returns uint8 [height, width, 3] of these images."""
+        return [image for batch in self._dataset.images(split, indices, 64) for image in batch]
+
+    def name(self, label: int, split: str | None = None) -> str:
+        """Returns the name of a class of the gallery, or of another split, to be read."""
+        return self._dataset.class_names[split or self.gallery_split][int(label)].replace('_', ' ')
+
+
+def check_installed() -> None:
+    """Raises UserError where the extra `report` is not installed."""
+    try:
+        import jinja2  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--mode=report needs {error.name}: pip install '.[report]'") from None
+
+
+def _result(embedder: Embedder, dataset: Dataset, retrieved: Retrieved) -> report.Result:
+    config = embedder.run.config
+    return report.Result.of(
+        retrieved.ranks,
+        config.recalls,
+        dataset=dataset.name,
+        crop=config.crop_type,
+        embedding=f'{config.model_type} x {config.ensemble_size}',
+        same=dataset.evaluation_splits[0] == dataset.evaluation_splits[1],
+        query_labels=retrieved.query_labels,
+        gallery_labels=retrieved.gallery_labels,
+        notes=dataset.notes,
+    )
+
+
+def _told_by_evaluation(workdir: Path, step: int) -> dict[str, Any]:
+    """Returns what only an evaluation of the same checkpoint has measured."""
+    found: dict[str, Any] = {'raw_pixels': {}, 'members': {}, 'members_picture': ''}
+    try:
+        results = json.loads((workdir / 'results.json').read_text())
+    except (OSError, ValueError):
+        return found
+    if results.get('step') != step:
+        return found
+    found['raw_pixels'] = {int(k): v for k, v in results.get('raw_pixels_recall', {}).items()}
+    found['members'] = results.get('members_curve', {})
+    picture = workdir / 'members_curve.png'
+    if found['members'] and picture.exists():
+        found['members_picture'] = thumbnails.data_uri(picture.read_bytes(), 'image/png')
+    return found
+
+
+def _hardest(retrieved: Retrieved, pictures: _Pictures) -> list[dict[str, Any]]:
+    hardest = retrieved.hardest(_CLASSES)
+    examples = np.array([hard.example for hard in hardest], int)
+    own = pictures.of(pictures.query_split, examples)
+    found = pictures.of(pictures.gallery_split, retrieved.neighbours[examples, 0])
+    return [
+        {
+            'name': pictures.name(hard.label, pictures.query_split),
+            'taken_for': pictures.name(hard.taken_for),
+            'hard': hard,
+            'picture': picture,
+            'other': other,
+        }
+        for hard, picture, other in zip(hardest, own, found, strict=True)
+    ]
+
+
+def _rows(retrieved: Retrieved, queries: np.ndarray, pictures: _Pictures) -> list[dict[str, Any]]:
+    """Returns what is shown of each query: its picture, its neighbours', and where its match comes."""
+    neighbours = retrieved.neighbours[queries]
+    found = iter(pictures.of(pictures.gallery_split, neighbours.reshape(-1)))
+    correct = retrieved.correct
+    rows = []
+    for query, picture in zip(queries, pictures.of(pictures.query_split, queries), strict=True):
+        place = int(retrieved.ranks[query]) + 1
+        rows.append(
+            {
+                'name': pictures.name(retrieved.query_labels[query], pictures.query_split),
+                'picture': picture,
+                'place': place if place <= len(retrieved.gallery_labels) else None,
+                'neighbours': [
+                    {
+                        'picture': next(found),
+                        'name': pictures.name(retrieved.gallery_labels[i]),
+                        'right': bool(right),
+                        'similarity': float(similarity),
+                    }
+                    for i, right, similarity in zip(
+                        retrieved.neighbours[query],
+                        correct[query],
+                        retrieved.similarities[query],
+                        strict=True,
+                    )
+                ],
+            }
+        )
+    return rows
+
+
+def _map(embeddings: np.ndarray, retrieved: Retrieved, pictures: _Pictures) -> dict[str, Any] | None:
+    """Returns the classes with their points, and the sheet of thumbnails that the points show."""
+    laid = embedding_map.lay_out(embeddings)
+    if laid is None:
+        return None
+    labels = retrieved.query_labels[laid.chosen]
+    missed = retrieved.ranks[laid.chosen] > 0
+    missed |= retrieved.ranks[laid.chosen] == NO_MATCH
+    images = pictures.arrays(pictures.query_split, laid.chosen)
+    side = min(_POINT, max(images[0].shape[:2]))
+    columns = int(np.ceil(np.sqrt(len(images))))
+    classes = [
+        {
+            'name': pictures.name(label, pictures.query_split),
+            'hue': round(number * 137.508 % 360),  # the golden angle: neighbours in number differ
+            'points': [
+                (int(i), *laid.places[i].tolist(), bool(missed[i])) for i in np.flatnonzero(labels == label)
+            ],
+        }
+        for number, label in enumerate(np.unique(labels))
+    ]
+    return {
+        'classes': classes,
+        'shown': len(images),
+        'of': len(embeddings),
+        'sheet': thumbnails.sheet(images, len(images), columns, side),
+        'columns': columns,
+        'side': side,
+    }
+
+
+def _config(embedder: Embedder) -> list[tuple[str, str, bool]]:
+    """Returns name, value and whether it is other than the default, of every field."""
+    config, usual = embedder.run.config, default.get_config()
+    changed = configs.differences(usual, config)
+    return [(field, _shown(config[field]), field in changed) for field in usual]
+
+
+def _shown(value: Any) -> str:
+    return ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _versions(workdir: Path, step: int) -> list[tuple[str, str, str]]:
+    """Returns package, what saved the checkpoint and what made the page."""
+    checkpoints, _ = checkpoint.newest(workdir)
+    saved, now = checkpoints.versions(step), installed()
+    checkpoints.close()
+    return [(package, saved.get(package, ''), now.get(package, '')) for package in {**saved, **now}]

@@ -1,0 +1,183 @@
+"""--mode=serve: a page to search an index with, and the little server behind it."""
+
+import asyncio
+import contextlib
+import socket
+import warnings
+from collections.abc import AsyncIterator, Sequence
+from http import HTTPStatus
+from pathlib import Path
+
+import uvicorn
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from sreml_jax.errors import UserError
+from sreml_jax.look import template
+from sreml_jax.look.finder import Finder, Found
+
+MOST_BYTES = 20 * 2**20  # of a photograph
+_SIDE = 320  # pixels at most of a picture on the page
+_LOCAL = ('127.0.0.1', 'localhost')
+_HEADERS = {
+    'Content-Security-Policy': (
+        "default-src 'none'; img-src 'self' blob: data:; connect-src 'self'; style-src 'unsafe-inline'; "
+        "script-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
+    'X-Content-Type-Options': 'nosniff',
+    'Referrer-Policy': 'no-referrer',
+}
+
+
+def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Starlette:
+    """Returns the page and what it asks for.
+
+        GET  /                 the page
+        POST /search           the bytes of a photograph -> the images most like it
+        GET  /search/NUMBER    -> the images most like that one of the index
+        GET  /picture/NUMBER   that image of the index, made small
+
+    An answer to a search is JSON, {"found": [{"number", "similarity", "name", "class"}, ...]}, a refusal
+    {"error": a sentence}. Images of the index are read by their number alone.
+
+    Args:
+      finder: searches.
+      hosts: names that a browser may call this server by; '*' is any.
+    """
+
+    async def page(_: Request) -> Response:
+        about = finder.index.about
+        values = {'folder': finder.index.folder.name, 'images': len(finder.index), 'most_bytes': MOST_BYTES}
+        text = template.render('search.html', step=about['checkpoint']['step'], **values)
+        return HTMLResponse(text, headers=_HEADERS)
+
+    async def like_photograph(request: Request) -> Response:
+        return _json(await finder.like_photograph(await _body(request)))
+
+    async def like_item(request: Request) -> Response:
+        number = numbered(request)
+        (item,) = await finder.items([number])
+        return _json(await finder.like_item(number), name=_name(item.path))
+
+    async def picture(request: Request) -> Response:
+        number = numbered(request)
+        try:
+            content, media_type = await finder.picture(number, _SIDE)
+        except UserError:
+            raise HTTPException(404, 'the file of this image is gone, or is no picture any more') from None
+        return Response(content, media_type=media_type, headers={'Cache-Control': 'private, max-age=3600'})
+
+    def numbered(request: Request) -> int:
+        text, images = request.path_params['number'], len(finder.index)
+        # Nothing but a row of the index leads to a file.
+        if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) < images):
+            raise HTTPException(
+                404, f'the index holds the images 0 to {images - 1}, and no other can be read'
+            )
+        return int(text)
+
+    @contextlib.asynccontextmanager
+    async def working(_: Starlette) -> AsyncIterator[None]:
+        work = asyncio.create_task(finder.work())
+        yield
+        work.cancel()
+
+    return Starlette(
+        routes=[
+            Route('/', page),
+            Route('/search', like_photograph, methods=['POST']),
+            Route('/search/{number}', like_item),
+            Route('/picture/{number}', picture),
+        ],
+        exception_handlers={HTTPException: _refusal, UserError: _mistake},
+        # Else a page elsewhere could reach this one under a name of its own.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        lifespan=working,
+    )
+
+
+def serve(finder: Finder, host: str, port: int) -> None:
+    """Serves the page until a signal comes.
+
+    Args:
+      finder: searches.
+      host: address to listen at.
+      port: likewise; 0 takes one that is free.
+
+    Raises:
+      UserError: it can not listen there.
+    """
+    listening = _listen(host, port)
+    warnings.simplefilter('error', Image.DecompressionBombWarning)
+    finder.warm_up()
+    local = host in _LOCAL
+    settings = uvicorn.Config(
+        app(finder, _LOCAL if local else ('*',)),
+        log_level='error',
+        loop='asyncio',
+        http='h11',
+        ws='none',
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    number = listening.getsockname()[1]
+    shown = f'[{host}]' if ':' in host else host
+    print(f'http://{shown}:{number} searches {len(finder.index):,} images; Ctrl-C ends it', flush=True)
+    if not local:
+        print('whoever reaches this address can search and see the images: there is no password', flush=True)
+    uvicorn.Server(settings).run([listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        raise UserError(
+            f'can not listen at {host}, port {port} ({error.strerror}); take another --port'
+        ) from None
+    return listening
+
+
+async def _body(request: Request) -> bytes:
+    """Returns the body of a request; refuses one that is too long as soon as that is seen."""
+    too_long = HTTPException(413, f'this file is larger than {MOST_BYTES // 2**20} MiB; make it smaller')
+    announced = request.headers.get('content-length', '')
+    if announced.isdecimal() and int(announced) > MOST_BYTES:
+        raise too_long
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise too_long
+    return bytes(body)
+
+
+def _json(found: list[Found], **more: str) -> Response:
+    entries = [
+        {'number': f.number, 'similarity': f.similarity, 'name': _name(f.item.path), 'class': f.item.label}
+        for f in found
+    ]
+    return JSONResponse({'found': entries, **more})
+
+
+def _name(path: str) -> str:
+    """Returns the end of a path: its folder and the file; where the images lie is nobody's business."""
+    return '/'.join(Path(path).parts[-2:])
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({'error': error.detail}, error.status_code)
+
+
+async def _mistake(_: Request, error: Exception) -> Response:
+    return JSONResponse({'error': str(error)}, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
