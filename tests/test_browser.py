@@ -1,0 +1,176 @@
+"""The report and the search page in a real browser; skipped, with the reason, where there is none."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from looking import STRANGE, begun, browser, files, named_dataset, served
+
+from sreml_jax.embed import embed
+from sreml_jax.embedder import Embedder
+from sreml_jax.index import Index
+
+WIDTHS = (1400, 400)
+
+
+@pytest.fixture(scope='module')
+def chromium() -> Iterator:
+    """A browser."""
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory) -> Path:
+    """A run that has only begun."""
+    return begun(tmp_path_factory.mktemp('look') / 'run')
+
+
+@pytest.fixture(scope='module')
+def embedder(workdir) -> Embedder:
+    """Of that run."""
+    return Embedder(workdir)
+
+
+@pytest.fixture(scope='module')
+def report(workdir, embedder, tmp_path_factory) -> Path:
+    """Its report, alone in a folder."""
+    from sreml_jax.look import report_page
+
+    path = report_page.write(embedder, workdir, named_dataset())
+    return Path(shutil.move(path, tmp_path_factory.mktemp('alone') / 'moved.html'))
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory) -> Path:
+    """The test images as files."""
+    folder = tmp_path_factory.mktemp('photos')
+    files(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def address(embedder, photos, tmp_path_factory) -> Iterator[str]:
+    """Where the search page over them is served."""
+    from sreml_jax.look.finder import Finder
+
+    index = tmp_path_factory.mktemp('index') / 'index'
+    embed(embedder, str(photos), index)
+    with served(Finder(embedder, Index(index), 6)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium) -> Iterator:
+    """A page of which every complaint and every request is kept in `said` and `asked`."""
+    page = chromium.new_page()
+    page.said, page.asked = [], []
+    page.on('console', lambda message: page.said.append(message.text))
+    page.on('pageerror', lambda error: page.said.append(str(error)))
+    page.on('request', lambda request: page.asked.append(request.url))
+    yield page
+    page.close()
+
+
+def check_pictures(page) -> None:
+    """Every picture is loaded."""
+    page.wait_for_function('[...document.images].every(i => i.complete)')
+    assert page.evaluate('[...document.images].filter(i => !i.naturalWidth).map(i => i.alt)') == []
+    assert page.evaluate('document.images.length') > 0
+
+
+def check_width(page, width: int) -> None:
+    """Nothing is wider than the window."""
+    page.set_viewport_size({'width': width, 'height': 900})
+    assert page.evaluate('document.documentElement.scrollWidth') <= width
+    outside = """width => [...document.querySelectorAll('body *')].filter(
+        e => e.getBoundingClientRect().right > width + 0.5).map(e => e.outerHTML.slice(0, 80))"""
+    assert page.evaluate(outside, width) == []
+
+
+def test_the_report_opens_from_disk(page, report):
+    page.context.set_offline(True)
+    page.goto(report.as_uri())
+    check_pictures(page)
+    for width in WIDTHS:
+        check_width(page, width)
+    assert page.said == []
+    assert {url.partition(':')[0] for url in page.asked} <= {'file', 'data'}
+    assert [url for url in page.asked if url.startswith('file')] == [report.as_uri()]
+    titles = page.locator('h2').all_inner_texts()
+    assert titles[:3] == ['Training', 'Recall@K', 'Hardest classes'] and 'Versions' in titles
+
+
+def test_the_map_shows_what_one_points_at(page, report):
+    page.goto(report.as_uri())
+    for width in WIDTHS:
+        page.set_viewport_size({'width': width, 'height': 900})
+        for i in (0, 41):  # 0 is of the class with the strange name
+            circle = page.locator(f'circle[data-i="{i}"]')
+            circle.scroll_into_view_if_needed()
+            box = circle.bounding_box()
+            page.mouse.move(box['x'] + box['width'] / 2, box['y'] + box['height'] / 2)
+            assert page.locator('#tip').is_visible()
+            assert page.locator('#tip span').inner_text() == (STRANGE if i == 0 else '9')
+            drawn = """() => new Set(document.querySelector('#tip canvas').getContext('2d')
+                .getImageData(0, 0, 128, 128).data).size"""
+            assert page.evaluate(drawn) > 10
+            check_width(page, width)
+        page.mouse.move(1, 1)
+        assert not page.locator('#tip').is_visible()
+    assert page.said == []
+
+
+def test_search_by_upload_and_from_image_to_image(page, address, photos):
+    photo = sorted(photos.rglob('*.png'))[5]
+    page.goto(address)
+    page.set_input_files('input', photo)
+    page.wait_for_selector('#found li')
+    name = f'{photo.parent.name}/{photo.name}'
+    assert page.locator('#found li').count() == 6
+    assert page.locator('#found span').first.inner_text() == name
+    assert page.locator('#found b').first.inner_text() == '1.000'
+    assert page.locator('#query figcaption').inner_text() == photo.name
+    check_pictures(page)
+    for width in WIDTHS:
+        check_width(page, width)
+
+    second = page.locator('#found span').nth(1).inner_text()
+    page.locator('#found button').nth(1).click()
+    page.wait_for_function(f'document.querySelector("#query figcaption").textContent == "{second}"')
+    assert second not in page.locator('#found span').all_inner_texts()
+    assert page.locator('#found li').count() == 6
+    check_pictures(page)
+    page.go_back()
+    page.wait_for_function(f'document.querySelector("#query figcaption").textContent == "{photo.name}"')
+    assert page.said == []
+    assert {url.split('/')[2] for url in page.asked if url.startswith('http')} == {address.split('/')[2]}
+
+
+def test_a_photograph_that_is_dropped(page, address, photos):
+    page.goto(address)
+    drop = """async ([url, name]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([await (await fetch(url)).blob()], name, {type: 'image/png'}));
+        document.getElementById('drop').dispatchEvent(
+            new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true}));
+    }"""
+    page.evaluate(drop, ['picture/3', 'dropped <i>.png'])
+    page.wait_for_selector('#found li')
+    assert page.locator('#query figcaption').inner_text() == 'dropped <i>.png'
+    assert page.said == []
+
+
+def test_a_text_file_gets_a_polite_message(page, address, photos, tmp_path):
+    page.goto(address)
+    page.set_input_files('input', next(photos.rglob('*.png')))
+    page.wait_for_selector('#found li')
+    (tmp_path / 'notes.jpg').write_text('no picture')
+    page.set_input_files('input', tmp_path / 'notes.jpg')
+    page.wait_for_selector('#message.bad')
+    sentence = 'this file can not be read as a picture; take a JPEG, PNG, WebP or the like'
+    assert page.locator('#message').inner_text() == f'notes.jpg: {sentence}'
+    assert page.locator('#found li').count() == 6  # what was found before stays
+    page.set_input_files('input', next(photos.rglob('*.png')))
+    page.wait_for_selector('#message:not(.bad)')

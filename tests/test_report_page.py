@@ -1,0 +1,105 @@
+"""report.html: what it says of a run, and that it says it safely."""
+
+import html
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from looking import STRANGE, begun, named_dataset
+from test_program import folder_of
+from tiny import tiny_config
+
+from sreml_jax.embedder import Embedder
+from sreml_jax.errors import UserError
+from sreml_jax.look import report_page
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory) -> Path:
+    """A run that has only begun."""
+    return begun(tmp_path_factory.mktemp('runs') / 'tiny')
+
+
+@pytest.fixture(scope='module')
+def page(workdir) -> str:
+    """Its report."""
+    path = report_page.write(Embedder(workdir), workdir, named_dataset())
+    assert path == workdir / 'report.html'
+    return path.read_text()
+
+
+def section(page: str, name: str) -> str:
+    """The text of a section, without its tags."""
+    found = re.search(rf'<section id="{name}">(.*?)</section>', page, re.S)
+    return ' '.join(html.unescape(re.sub(r'<[^>]*>', ' ', found[1])).split())
+
+
+def test_recall_is_that_of_the_checkpoint(workdir, page):
+    dataset = named_dataset()
+    embeddings = Embedder(workdir).images(next(dataset.images('test', np.arange(42), 42)))
+    similarity = embeddings @ embeddings.T
+    np.fill_diagonal(similarity, -2)
+    labels = dataset.labels['test']
+    right = labels[np.argsort(-similarity, 1)] == labels[:, None]
+    told = section(page, 'recall')
+    for k, pixels in ((1, '12.50%'), (2, '25.00%'), (4, '')):
+        assert f' {k} {100 * right[:, :k].any(1).mean():.2f}% {pixels}' in told
+    assert 'each of 42 images against the 41 others; 8 classes' in page
+
+
+def test_config_versions_and_curves(page):
+    assert 'learning_rate 0.25' in section(page, 'config')
+    assert re.search(r'\bjax (\S+) \1', section(page, 'versions'))
+    assert 'alt="loss by step: from 1.98 to 0.81"' in page
+    assert 'alt="accuracy by step' in page
+
+
+def test_names_are_shown_and_never_run(page):
+    assert STRANGE not in page and '<b>odd' not in page
+    assert html.escape(STRANGE).replace('&quot;', '&#34;') in page
+    assert page.count('<circle') == 42
+
+
+def test_nothing_is_fetched(page):
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert 'url(' not in page and '@import' not in page
+
+
+def test_an_evaluation_of_another_step_is_not_shown(workdir, tmp_path):
+    assert report_page._told_by_evaluation(workdir, 0)['raw_pixels'] == {1: 0.125, 2: 0.25}
+    assert report_page._told_by_evaluation(workdir, 1)['raw_pixels'] == {}
+    assert report_page._told_by_evaluation(tmp_path, 0)['raw_pixels'] == {}
+    (tmp_path / 'results.json').write_text('{')
+    assert report_page._told_by_evaluation(tmp_path, 0)['raw_pixels'] == {}
+
+
+@pytest.mark.parametrize('package', ['jinja2', 'sklearn'])
+def test_without_the_extra(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs {package}: pip install '\.\[report\]'"):
+        report_page.check_installed()
+
+
+def test_by_the_command(tmp_path):
+    config = tiny_config(
+        data_name='folder',
+        data_dir=str(folder_of(tmp_path / 'data')),
+        prepared_dir=str(tmp_path / 'prepared'),
+    )
+    workdir = begun(tmp_path / 'run', config)
+    done = subprocess.run(
+        [sys.executable, '-m', 'sreml_jax.main', '--mode=report', f'--workdir={workdir}'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f'{workdir / "report.html"} shows the run'
+    assert 'folder, uncropped, self-retrieval' in (workdir / 'report.html').read_text()
+    assert not list(workdir.glob('*.tmp'))
