@@ -92,11 +92,11 @@ class Retrieved:
         for label in np.unique(self.query_labels[wrong]):
             own = np.flatnonzero((self.query_labels == label) & (self.ranks != recall.NO_MATCH))
             others, times = np.unique(first[own][wrong[own]], return_counts=True)
-            taken_for = others[times.argmax()]
+            taken_for = others[np.argmax(times)]
             example = own[wrong[own] & (first[own] == taken_for)][0]
             share = float(np.mean(self.ranks[own] == 0))
             found.append(
-                HardClass(int(label), len(own), share, int(taken_for), int(times.max()), int(example))
+                HardClass(int(label), len(own), share, int(taken_for), int(np.max(times)), int(example))
             )
         return sorted(found, key=lambda hard: (hard.recall, -hard.queries, hard.label))[:number]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def render(name: str, **values: Any) -> str:
+def render(name: str, /, **values: Any) -> str:
     """Returns a page with its values; whatever they hold (names of files, of classes) is shown, never run."""
     import jinja2
 
