@@ -17,6 +17,9 @@ def main() -> None:
         sys.exit(f'usage: python launch/bench.py {{{",".join(SUBJECTS)}}} [--help]')
     here = Path(__file__).resolve().parent
     sys.path[:0] = [str(here), str(here.parent)]
+    from sreml_jax import heap
+
+    heap.keep_freed_memory()  # as the program does
     importlib.import_module(f'bench_{sys.argv.pop(1)}').main()
 
 

@@ -33,10 +33,11 @@ class Job(NamedTuple):
 def run(mode: str, config: ConfigDict) -> None:
     """Runs one mode as the command line says; raises UserError and RunError."""
     from sreml_jax import config as configs
-    from sreml_jax import faults, hosts
+    from sreml_jax import faults, heap, hosts
     from sreml_jax.signals import Signals
 
     options.check_needed(mode)
+    heap.keep_freed_memory()
     workdir = options.workdir()
     hosts.connect(options.COORDINATOR.value, options.PROCESSES.value, options.PROCESS.value)
     if options.MODES[mode].of_run and not options.given('config'):
