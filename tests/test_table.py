@@ -117,7 +117,8 @@ def test_stopped_resumed_and_a_cell_that_failed(tmp_path):
     first = run(*arguments, program=program)
     wait_for(table / 'sop-uncropped-resnet18' / 'ready')
     second = run(*arguments, program=program)
-    assert 'still under way' in second.communicate(timeout=60)[1]
+    told = second.communicate(timeout=60)[1]
+    assert f'still under way; wait for it, or end it: kill {first.pid}, or, where only the run' in told
     assert second.returncode == 2
     first.send_signal(signal.SIGINT)
     output, errors = first.communicate(timeout=60)
