@@ -3,7 +3,6 @@
 import http.client
 import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -203,27 +202,27 @@ def test_a_picture_that_is_gone(folder, embedder, tmp_path):
         assert len(found(ask(address, '/search/0'))) == len(Index(tmp_path / 'index')) - 1
 
 
-def test_by_the_command_until_ctrl_c(folder, address):
+def test_a_port_that_is_taken(folder, embedder, address):
+    finder = Finder(embedder, Index(folder / 'index'), TOP)
+    with pytest.raises(UserError, match=r'can not listen at 127\.0\.0\.1, port \d+ \(Address already in use'):
+        search_page.serve(finder, '127.0.0.1', urlsplit(address).port)
+
+
+def test_by_the_command_until_ctrl_c(folder):
     command = [sys.executable, '-m', 'sreml_jax.main', '--mode=serve', f'--workdir={folder / "run"}']
     command += [f'--index={folder / "index"}', '--top=3']
-    taken = subprocess.run(
-        [*command, f'--port={urlsplit(address).port}'], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert taken.returncode == 2 and taken.stderr.startswith('error: can not listen at 127.0.0.1, port ')
-
-    process = subprocess.Popen(
-        [*command, '--port=0'],
-        cwd=ROOT,
-        env=os.environ | {'PYTHONUNBUFFERED': '1'},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    line = process.stdout.readline()
-    told = re.fullmatch(r'(http://127\.0\.0\.1:\d+) searches 42 images; Ctrl-C ends it\n', line)
-    assert told, (line, process.stderr.read() if process.poll() is not None else '')
-    assert len(found(ask(told[1], '/search', next((folder / 'photos').rglob('*.png')).read_bytes()))) == 3
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [*command, '--port=0'], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            told = re.fullmatch(r'(http://127\.0\.0\.1:\d+) searches 42 images; Ctrl-C ends it\n', line)
+            assert told, (line, process.stderr.read())
+            photo = next((folder / 'photos').rglob('*.png'))
+            assert len(found(ask(told[1], '/search', photo.read_bytes()))) == 3
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, errors
     assert output == '' and errors == 'stopped\n'

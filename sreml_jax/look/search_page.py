@@ -135,16 +135,14 @@ def serve(finder: Finder, host: str, port: int) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """Returns a socket at which browsers may call already: they wait until they are served."""
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UserError(
-            f'can not listen at {host}, port {port} ({error.strerror}); take another --port'
+            f'can not listen at {host}, port {port} ({error.strerror}); take another --port or --host'
         ) from None
-    return listening
 
 
 async def _body(request: Request) -> bytes:
