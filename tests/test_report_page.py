@@ -59,6 +59,11 @@ def test_config_versions_and_curves(page):
     assert 'alt="accuracy by step' in page
 
 
+def test_members_curve(page):
+    assert section(page, 'members').endswith('subsets 1 25.00% 2.00 2 2 37.50% 1')
+    assert 'alt="Recall@1 by the number of members"' in page
+
+
 def test_names_are_shown_and_never_run(page):
     assert STRANGE not in page and '<b>odd' not in page
     assert html.escape(STRANGE).replace('&quot;', '&#34;') in page

@@ -140,8 +140,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        reason = str(error.strerror).partition(' (while')[0]
         raise UserError(
-            f'can not listen at {host}, port {port} ({error.strerror}); take another --port or --host'
+            f'can not listen at {host}, port {port} ({reason}); take another --port or --host'
         ) from None
 
 
