@@ -2,21 +2,19 @@
 
 import html
 import re
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from looking import STRANGE, begun, named_dataset
-from test_program import folder_of
-from tiny import tiny_config
 
+from sreml_jax import data, modes
+from sreml_jax.checkpoint import newest_config
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
 from sreml_jax.look import report_page
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='module')
@@ -26,9 +24,15 @@ def workdir(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def page(workdir) -> str:
+def embedder(workdir) -> Embedder:
+    """Of that run."""
+    return Embedder(workdir)
+
+
+@pytest.fixture(scope='module')
+def page(workdir, embedder) -> str:
     """Its report."""
-    path = report_page.write(Embedder(workdir), workdir, named_dataset())
+    path = report_page.write(embedder, workdir, named_dataset())
     assert path == workdir / 'report.html'
     return path.read_text()
 
@@ -39,14 +43,14 @@ def section(page: str, name: str) -> str:
     return ' '.join(html.unescape(re.sub(r'<[^>]*>', ' ', found[1])).split())
 
 
-def test_recall_is_that_of_the_checkpoint(workdir, page):
+def test_recall_is_that_of_the_checkpoint(embedder, page):
     dataset = named_dataset()
-    embeddings = Embedder(workdir).images(next(dataset.images('test', np.arange(42), 42)))
+    embeddings = embedder.images(next(dataset.images('test', np.arange(42), 42)))
     similarity = embeddings @ embeddings.T
     np.fill_diagonal(similarity, -2)
     labels = dataset.labels['test']
     right = labels[np.argsort(-similarity, 1)] == labels[:, None]
-    told = section(page, 'recall')
+    told = section(page, 'recall') + ' '
     for k, pixels in ((1, '12.50%'), (2, '25.00%'), (4, '')):
         assert f' {k} {100 * right[:, :k].any(1).mean():.2f}% {pixels}' in told
     assert 'each of 42 images against the 41 others; 8 classes' in page
@@ -90,21 +94,12 @@ def test_without_the_extra(package, monkeypatch):
         report_page.check_installed()
 
 
-def test_by_the_command(tmp_path):
-    config = tiny_config(
-        data_name='folder',
-        data_dir=str(folder_of(tmp_path / 'data')),
-        prepared_dir=str(tmp_path / 'prepared'),
-    )
-    workdir = begun(tmp_path / 'run', config)
-    done = subprocess.run(
-        [sys.executable, '-m', 'sreml_jax.main', '--mode=report', f'--workdir={workdir}'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f'{workdir / "report.html"} shows the run'
-    assert 'folder, uncropped, self-retrieval' in (workdir / 'report.html').read_text()
-    assert not list(workdir.glob('*.tmp'))
+def test_by_the_mode(workdir, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(workdir, tmp_path / 'run')
+    (copy / 'report.html').unlink()
+    (copy / 'metrics.jsonl').unlink()
+    monkeypatch.setattr(data, 'load', lambda config: named_dataset())
+    modes.report(modes.Job(newest_config(copy), copy, signals=None))
+    assert capsys.readouterr().out == f'{copy / "report.html"} shows the run\n'
+    assert 'holds no metrics.jsonl' in section((copy / 'report.html').read_text(), 'curves')
+    assert not list(copy.glob('*.tmp'))

@@ -148,7 +148,7 @@ def test_what_is_no_picture(address, paths):
 
 
 def test_what_is_too_large(address, monkeypatch):
-    for side in (7_000, 10_000, 20_000):  # allowed, warned of and refused by PIL
+    for side in (6_500, 10_000, 13_500):  # allowed, warned of and refused by PIL
         sentence = refusal(ask(address, '/search', picture(side, side)), 415)
         assert sentence == 'this picture has more than 40 million pixels; make it smaller'
     wide = found(ask(address, '/search', picture(4000, 10)))

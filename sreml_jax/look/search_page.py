@@ -114,7 +114,7 @@ def serve(finder: Finder, host: str, port: int) -> None:
       UserError: it can not listen there.
     """
     listening = _listen(host, port)
-    warnings.simplefilter('error', Image.DecompressionBombWarning)
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # `finder` sets a limit of its own
     finder.warm_up()
     local = host in _LOCAL
     settings = uvicorn.Config(
