@@ -16,13 +16,15 @@ from absl import app
 
 def main() -> None:
     """Does the jobs one after another; each in a process of its own, which the next can not feel."""
-    import sreml_jax.data.pipeline
-    import sreml_jax.embed
-    import sreml_jax.evaluate
-    import sreml_jax.export
-    import sreml_jax.train  # noqa: F401
-
     jobs = json.load(sys.stdin)
+    import sreml_jax.config
+
+    if not all(job.get('check') for job in jobs):
+        import sreml_jax.data.pipeline
+        import sreml_jax.embed
+        import sreml_jax.evaluate
+        import sreml_jax.export
+        import sreml_jax.train  # noqa: F401
     forked = multiprocessing.get_context('fork')
     done = []
     for job in jobs:

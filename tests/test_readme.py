@@ -77,7 +77,7 @@ def place(tmp_path_factory) -> Path:
 
 def do(place: Path, jobs: list[dict]) -> list[list]:
     """Does the jobs there; returns (exit code, output, error) of each. See forked.py."""
-    environment = os.environ | {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', str(Path(__file__).with_name('forked.py'))],
         input=json.dumps(jobs),
@@ -117,7 +117,7 @@ def test_own_photographs_from_training_to_the_exported_file(place):
             if '--mode=embed' in argv:
                 argv.append('--vectors')
             if '--config=configs/folder.py' in argv:
-                argv += [*SMALL[:-1], '--config.prepared_dir=prepared']
+                argv += [*SMALL, '--config.prepared_dir=prepared']
             checked = any(f'--mode={mode}' in argv for mode in ('report', 'serve'))  # others run these
             jobs.append({'argv': argv, 'check': checked})
     done = do(place, jobs)
