@@ -13,15 +13,21 @@ from sreml_jax import config as configs
 from sreml_jax import mesh as meshes
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.learning import step
+from sreml_jax.retrieval import members_curve as curves
 from sreml_jax.retrieval import metrics, recall
+from sreml_jax.retrieval.members_curve import Point
 from sreml_jax.run import Run
 
 # Raw pixels are told beside the model's embedding up to this size: above it their vectors outgrow memory.
 RAW_PIXELS_SIZE = 64
 
 
-def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset) -> report.Result:
+def evaluate(
+    config: ConfigDict, workdir: Path, dataset: Dataset, *, members_curve: bool = False
+) -> report.Result:
     """Evaluates the newest checkpoint of `workdir`: prints the table, writes results.json and retrievals.png.
+
+    With `members_curve` also Recall@1 by the number of members, and members_curve.png.
 
     Raises:
       UserError: there is no checkpoint, or it is another model's.
@@ -46,9 +52,14 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset) -> report.Resu
         pixels = {split: raw_pixels(dataset, split, config.eval_batch_size) for split in splits}
         results.append(score(run, dataset, pixels, 'raw pixels'))
         more['raw_pixels_recall'] = {str(k): v for k, v in results[1].recall.items()}
+    curve = curve_of(run, dataset, embeddings) if members_curve and config.ensemble_size > 1 else []
     if not hosts.is_first():
         return result
     print(report.recall_table(*results), flush=True)
+    if curve:
+        more['members_curve'] = [point._asdict() for point in curve]
+        print(report.members_table(curve), flush=True)
+        pictures.save_members_curve(workdir / 'members_curve.png', curve)
 
     report.write_results(workdir / 'results.json', result, step=newest, **more)
     query, gallery = dataset.evaluation_splits
@@ -58,6 +69,20 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset) -> report.Resu
     )
     print(f'{workdir / "results.json"} holds the figures, {picture} shows what was retrieved')
     return result
+
+
+def curve_of(run: Run, dataset: Dataset, embeddings: dict[str, np.ndarray]) -> list[Point]:
+    """Returns Recall@1 by the number of members, by the dataset's protocol."""
+    query, gallery = dataset.evaluation_splits
+    return curves.members_curve(
+        embeddings[query],
+        embeddings[gallery],
+        dataset.labels[query],
+        dataset.labels[gallery],
+        members=run.config.ensemble_size,
+        same=query == gallery,
+        devices=list(run.mesh.local_devices),
+    )
 
 
 def embed_split(run: Run, variables: dict[str, Any], dataset: Dataset, split: str) -> np.ndarray:

@@ -69,7 +69,7 @@ def eval(job: Job) -> None:
     from sreml_jax.evaluate import evaluate
 
     _check_writable(job.workdir)
-    evaluate(job.config, job.workdir, data.load(job.config))
+    evaluate(job.config, job.workdir, data.load(job.config), members_curve=True)
 
 
 def embed(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Sheets of queries with their nearest neighbours; retrievals.png frames right ones green, wrong ones red."""
+"""Queries with their nearest neighbours (right ones green, wrong ones red), and members_curve.png."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import jax
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from sreml_jax.data.dataset import Dataset
+from sreml_jax.retrieval.members_curve import Point
 from sreml_jax.retrieval.search import nearest
 
 RIGHT, WRONG = '#2e9e4f', '#d43d3d'
@@ -62,6 +64,24 @@ def save_retrievals(
     )
     temporary = path.with_name(path.name + '.tmp')
     picture.save(temporary, format='PNG', optimize=True)
+    temporary.replace(path)
+
+
+def save_members_curve(path: Path, curve: Sequence[Point]) -> None:
+    """Writes the PNG of Recall@1 by the number of members; bars are the subsets' deviations."""
+    figure = Figure(figsize=(6.4, 4), layout='constrained')
+    axes = figure.add_subplot(
+        xscale='log', xlabel='members', ylabel='Recall@1 (%)', title='Recall@1 by the number of members'
+    )
+    members = [point.members for point in curve]
+    mean, deviation = (100 * np.array([getattr(p, name) for p in curve]) for name in ('mean', 'deviation'))
+    axes.errorbar(members, mean, deviation, color=RIGHT, marker='o', capsize=4)
+    axes.set_xticks(members, [str(n) for n in members])
+    axes.minorticks_off()
+    axes.grid(color=_HAIRLINE, linewidth=0.5)
+    axes.spines[['top', 'right']].set_visible(False)
+    temporary = path.with_name(path.name + '.tmp')
+    figure.savefig(temporary, format='png', dpi=150)
     temporary.replace(path)
 
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from sreml_jax.retrieval.members_curve import Point
 from sreml_jax.retrieval.recall import NO_MATCH, recall_at
 
 
@@ -101,6 +102,16 @@ def recall_table(*results: Result) -> str:
     lines.insert(2, '-' * len(lines[0]))
     headings = dict.fromkeys(line for r in results for line in r.heading)
     return '\n'.join([*headings, '', *lines])
+
+
+def members_table(curve: Sequence[Point]) -> str:
+    """Returns the table of Recall@1 by the number of members, and by how much it rises."""
+    lines = ['', 'Members  Recall@1  Deviation  Random subsets']
+    for point in curve:
+        deviation = f'{100 * point.deviation:.2f}' if point.subsets > 1 else '/'
+        lines.append(f'{point.members:7}  {100 * point.mean:7.2f}%  {deviation:>9}  {point.subsets:14}')
+    rise = 100 * (curve[-1].mean - curve[0].mean)
+    return '\n'.join([*lines, f'from 1 member to {curve[-1].members}: {rise:+.2f} points', ''])
 
 
 def write_results(path: Path, result: Result, **more: object) -> None:

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from sreml_jax.report import Result, recall_table, write_results
+from sreml_jax.report import Result, members_table, recall_table, write_results
+from sreml_jax.retrieval.members_curve import Point
 
 
 def result(**different):
@@ -80,3 +81,15 @@ def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_results(path, result(), weights=np.zeros(3))
     assert path.read_text() == '{}'
+
+
+def test_members_table():
+    curve = [Point(1, 10, 0.5, 0.0123), Point(2, 10, 0.625, 0.01), Point(3, 1, 0.75, 0.0)]
+    assert members_table(curve).splitlines() == [
+        '',
+        'Members  Recall@1  Deviation  Random subsets',
+        '      1    50.00%       1.23              10',
+        '      2    62.50%       1.00              10',
+        '      3    75.00%          /               1',
+        'from 1 member to 3: +25.00 points',
+    ]

@@ -7,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import tiny_config, tiny_dataset
 
 from sreml_jax import checkpoint
@@ -85,6 +86,17 @@ def test_the_table_is_the_same_each_time(whole, capsys):
     stored = json.loads((workdir / 'results.json').read_text())
     assert stored['recall'] == {str(k): v for k, v in first.recall.items()}
     assert (workdir / 'retrievals.png').stat().st_size > 10_000
+
+
+def test_the_members_curve_ends_in_the_table(whole, capsys):
+    config, workdir = whole
+    recall = evaluate(config, workdir, tiny_dataset(), members_curve=True).recall[1]
+    one, two = json.loads((workdir / 'results.json').read_text())['members_curve']
+    assert (one['members'], one['subsets'], two['members'], two['subsets']) == (1, 2, 2, 1)
+    assert two['mean'] == recall
+    rise = f'from 1 member to 2: {100 * (recall - one["mean"]):+.2f} points'
+    assert rise in capsys.readouterr().out
+    assert Image.open(workdir / 'members_curve.png').size == (960, 600)
 
 
 @pytest.mark.parametrize('after', [2, 5])

@@ -1,0 +1,108 @@
+"""Recall@1 against the number of members used, all of one trained ensemble."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from sreml_jax.retrieval.recall import ranks, recall_at
+
+SUBSETS = 10  # of members, at most, for each number
+IMAGES = 10_000  # of whole classes, at most: SOP's 60,502 would take 14 evaluations
+
+
+class Point(NamedTuple):
+    """Recall@1 of some number of members.
+
+    Attributes:
+      members: how many are used.
+      subsets: how many random choices of them were tried.
+      mean: of the subsets' Recall@1, 0..1.
+      deviation: of the subsets' Recall@1, with n - 1; 0 for one subset.
+    """
+
+    members: int
+    subsets: int
+    mean: float
+    deviation: float
+
+
+def members_curve(
+    query: np.ndarray,
+    gallery: np.ndarray,
+    query_labels: np.ndarray,
+    gallery_labels: np.ndarray,
+    *,
+    members: int,
+    same: bool,
+    devices: Sequence[jax.Device] | None = None,
+    seed: int = 0,
+) -> list[Point]:
+    """Computes Recall@1 for 1, 2, 4, ... and all members, over random subsets of them.
+
+    Each member's part of an embedding is of one length, so that the columns of some members are their
+    ensemble's embedding but for its length, which no ranking depends on. Of more than `IMAGES` images whole
+    classes are drawn, which makes every recall higher than that of all; see `sample`.
+
+    Args:
+      query: float32 [queries, members * meta classes], as of `ensemble.embed`.
+      gallery: likewise [images, members * meta classes].
+      query_labels: int [queries].
+      gallery_labels: int [images].
+      members: of the ensemble.
+      same: query is gallery.
+      devices: as in `recall.ranks`.
+      seed: of the subsets and the classes.
+    """
+    random = np.random.default_rng(seed)
+    kept = sample(query_labels, gallery_labels, same, random)
+    of_query, of_gallery = np.isin(query_labels, kept), np.isin(gallery_labels, kept)
+    labels = query_labels[of_query], gallery_labels[of_gallery]
+
+    def recall(chosen: np.ndarray) -> float:
+        used = columns(query, of_query, chosen, members)
+        others = used if same else columns(gallery, of_gallery, chosen, members)
+        return recall_at(ranks(used, others, *labels, same=same, devices=devices), [1])[1]
+
+    curve = []
+    for number in numbers(members):
+        found = [recall(chosen) for chosen in subsets(members, number, random)]
+        deviation = float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+        curve.append(Point(number, len(found), float(np.mean(found)), deviation))
+    return curve
+
+
+def numbers(members: int) -> list[int]:
+    """1, 2, 4, ... and all members."""
+    return [*itertools.takewhile(lambda n: n < members, (2**i for i in itertools.count())), members]
+
+
+def subsets(members: int, number: int, random: np.random.Generator) -> list[np.ndarray]:
+    """Draws different choices of `number` of the members: `SUBSETS`, or as many as there are."""
+    if math.comb(members, number) <= SUBSETS:
+        return [np.array(chosen) for chosen in itertools.combinations(range(members), number)]
+    chosen: dict[tuple[int, ...], None] = {}
+    while len(chosen) < SUBSETS:
+        chosen[tuple(sorted(random.choice(members, number, replace=False).tolist()))] = None
+    return [np.array(c) for c in chosen]
+
+
+def sample(
+    query_labels: np.ndarray, gallery_labels: np.ndarray, same: bool, random: np.random.Generator
+) -> np.ndarray:
+    """Draws whole classes of at most `IMAGES` images in all; returns their labels."""
+    images = query_labels if same else np.concatenate([query_labels, gallery_labels])
+    classes, counts = np.unique(images, return_counts=True)
+    if len(images) <= IMAGES:
+        return classes
+    order = random.permutation(len(classes))
+    return classes[order[: max(1, np.searchsorted(np.cumsum(counts[order]), IMAGES, 'right'))]]
+
+
+def columns(embeddings: np.ndarray, rows: np.ndarray, chosen: np.ndarray, members: int) -> np.ndarray:
+    """Copies the parts of the chosen members in the chosen rows: [rows, members * meta classes] of fewer."""
+    parts = embeddings.reshape(len(embeddings), members, -1)
+    return np.ascontiguousarray(parts[np.flatnonzero(rows)[:, None], chosen]).reshape(rows.sum(), -1)
