@@ -1,4 +1,4 @@
-"""Every way to run the members' convolutions, on every distinct shape that the backbones have.
+"""Every way to run convolutions, on every distinct shape that trunk and members of the backbones have.
 
 python launch/bench.py convs                                               all four, 48 members, 256x256
 python launch/bench.py convs --backbones=resnet18 --members=4 --size=128   what a CPU can bear
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def shapes(args: argparse.Namespace) -> dict[tuple, int]:
-    """Returns (x shape, w shape, geometry) of the members' convolutions, and how many layers have it."""
+    """Returns (x shape, w shape, geometry) of the convolutions, and how many layers have it."""
     found: dict[tuple, int] = {}
 
     def record(x: jax.Array, w: jax.Array, geometry: Geometry, way: str) -> jax.Array:
@@ -69,12 +69,10 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
     """Times one convolution of all members; seconds are medians of alternating runs."""
     rng, dtype = np.random.default_rng(0), jnp.dtype(args.dtype)
     size = geometry.output_size(*x_shape[-3:-1], w_shape[1:3])
-    y_shape = (args.members, args.batch, *size, w_shape[-1])
+    y_shape = (w_shape[0], args.batch, *size, w_shape[-1])
     x, w, dy = (jnp.asarray(rng.standard_normal(s, np.float32), dtype) for s in (x_shape, w_shape, y_shape))
     gflop = 2e-9 * np.prod(y_shape) * np.prod(w_shape[1:4])
-    ways = [
-        way for way in args.ways.split(',') if way != 'winograd' or (w_shape[1] == 3 and geometry.groups == 1)
-    ]
+    ways = [way for way in args.ways.split(',') if way != 'winograd' or w_shape[1] == 3]
     kernel = 'x'.join(map(str, w_shape[1:3]))
     found = {
         'name': f'{kernel}/{geometry.strides[0]} {x_shape[-1]} -> {w_shape[-1]}, {geometry.groups} groups, '
@@ -87,7 +85,9 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
             'seconds': seconds,
             'gflop_per_s': {way: gflop / s for way, s in seconds.items()},
             'winner': min(seconds, key=seconds.get),
-            'auto': conv_table.choose(jax.default_backend(), product, size, w_shape[1:3], geometry.groups),
+            'auto': conv_table.choose(
+                jax.default_backend(), product, w_shape[0], size, w_shape[1:3], geometry.groups
+            ),
         }
     return found | {
         'forward_and_backward_seconds': {

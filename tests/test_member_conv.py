@@ -121,6 +121,20 @@ def test_double_precision(way):
         close(products(conv, x, w, False), products(oracle, x, w, False), 1e-13)
 
 
+@pytest.mark.parametrize(('kernel', 'groups'), [(1, 1), (3, 1), (3, 4), (7, 1)])
+def test_of_the_trunk(kernel, groups):
+    x, w = operands(kernel, groups, True, (11, 12))
+    given = {'padding': [(kernel // 2,) * 2] * 2}
+    conv = functools.partial(
+        member_conv.trunk_conv, window_strides=(2, 2), feature_group_count=groups, **given
+    )
+    oracle = functools.partial(plain, stride=2, groups=groups, **given)
+    found, expected = (
+        jax.value_and_grad(lambda x, w, f=f: jnp.sum(f(x, w) ** 2), (0, 1))(x, w[0]) for f in (conv, oracle)
+    )
+    close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5)
+
+
 def test_kernels_shared_by_members():
     x, w = operands(3, 1, False, (4, 4))
     conv = functools.partial(member_conv.conv, window_strides=(1, 1), padding=[(1, 1)] * 2)
@@ -200,7 +214,7 @@ def test_what_members_do_not_need_is_refused(extra):
 
 def test_auto_names_a_way_for_every_device_and_shape():
     asked = itertools.product(
-        ('cpu', 'gpu', 'tpu'), ('forward', 'input_gradient', 'kernel_gradient'),
-        ((1, 1), (2, 2), (16, 16), (64, 64)), ((1, 1), (3, 3)), (1, 32),
+        ('cpu', 'gpu', 'tpu'), ('forward', 'input_gradient', 'kernel_gradient'), (1, 48),
+        ((1, 1), (2, 2), (16, 16), (64, 64)), ((1, 1), (3, 3), (7, 7)), (1, 32),
     )  # fmt: skip
     assert {conv_table.choose(*a) for a in asked} <= set(WAYS)

@@ -16,6 +16,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from sreml_jax.model import taps, winograd
+from sreml_jax.model.channel_blocks import ChannelBlocks
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -120,7 +121,7 @@ def _grouped_channels_kernel_gradient(x, dy, w, g):
     return dw.transpose(1, 2, 0, 3)
 
 
-# Matmul: patches times kernels, batched over members and groups.
+# Matmul: patches times kernels, batched over members.
 
 
 def _patches(x, kernel, g):
@@ -161,52 +162,39 @@ def _einsum(subscripts, a, b, g):
     return jnp.einsum(subscripts, a, b, precision=g.precision, preferred_element_type=a.dtype)
 
 
-def _split(x, g):
-    """Splits the last axis into [groups, channels of a group]; one group stays as it is.
-
-    An axis of one group would make XLA swap the operands and copy every kernel in another order.
-    """
-    return x if g.groups == 1 else x.reshape(*x.shape[:-1], g.groups, -1)
+def _rows(patches):
+    """[..., pixels, taps, channels] -> [..., pixels, taps * channels]."""
+    return patches.reshape(*patches.shape[:-2], -1)
 
 
-def _rows(patches, g):
-    """[..., pixels, taps, channels] -> [..., pixels, taps * channels], or with groups apart."""
-    return patches.reshape(*patches.shape[:-2], -1) if g.groups == 1 else _split(patches, g)
-
-
-def _kernels(w, g):
-    """[members, kh, kw, c, f] -> [members, kh * kw * c, f], or with groups apart."""
-    if g.groups == 1:
-        return w.reshape(len(w), -1, w.shape[-1])
-    return _split(w.reshape(len(w), -1, *w.shape[3:]), g)
+def _kernels(w):
+    """[members, kh, kw, channels, features] -> [members, kh * kw * channels, features]."""
+    return w.reshape(len(w), -1, w.shape[-1])
 
 
 def _matmul(x, w, g):
     m = '' if _is_shared(x) else 'm'
-    product = f'{m}rk,mkf->mrf' if g.groups == 1 else f'{m}rtgc,mtcgf->mrgf'
-    y = _einsum(product, _rows(_patches(x, w.shape[1:3], g), g), _kernels(w, g), g)
+    y = _einsum(f'{m}rk,mkf->mrf', _rows(_patches(x, w.shape[1:3], g)), _kernels(w), g)
     return y.reshape(len(w), -1, *g.output_size(*x.shape[-3:-1], w.shape[1:3]), w.shape[-1])
 
 
 def _matmul_input_gradient(dy, w, x, g):
     m = '' if _is_shared(x) else 'm'
-    product = f'mrf,mkf->{m}rk' if g.groups == 1 else f'mrgf,mtcgf->{m}rtgc'
-    dy = _split(dy.reshape(len(dy), -1, dy.shape[-1]), g)
-    return _fold(_einsum(product, dy, _kernels(w, g), g), x, w.shape[1:3], g)
+    dy = dy.reshape(len(dy), -1, dy.shape[-1])
+    return _fold(_einsum(f'mrf,mkf->{m}rk', dy, _kernels(w), g), x, w.shape[1:3], g)
 
 
 def _matmul_kernel_gradient(x, dy, w, g):
     m = '' if _is_shared(x) else 'm'
-    product = f'{m}rk,mrf->mkf' if g.groups == 1 else f'{m}rtgc,mrgf->mtcgf'
-    dy = _split(dy.reshape(len(dy), -1, dy.shape[-1]), g)
-    return _einsum(product, _rows(_patches(x, w.shape[1:3], g), g), dy, g).reshape(w.shape)
+    dy = dy.reshape(len(dy), -1, dy.shape[-1])
+    return _einsum(f'{m}rk,mrf->mkf', _rows(_patches(x, w.shape[1:3], g)), dy, g).reshape(w.shape)
 
 
-# Winograd: fewer products for a 3x3 convolution of one group; anything else by matmul.
+# Winograd: fewer products for a 3x3 convolution; anything else by matmul.
 
 
 def _has_winograd(w, g):
-    return w.shape[1:3] == (3, 3) and g.groups == 1 and g.strides in ((1, 1), (2, 2))
+    return w.shape[1:3] == (3, 3) and g.strides in ((1, 1), (2, 2))
 
 
 def _winograd(x, w, g):
@@ -227,32 +215,53 @@ def _winograd_kernel_gradient(x, dy, w, g):
     return winograd.kernel_gradient(x, dy, w, g.strides[0], g.padding)
 
 
-# Taps: products with the pixels inside the image alone, for one group; anything else by matmul.
+# Taps: products with the pixels inside the image alone.
 
 
 def _taps(x, w, g):
-    if g.groups > 1:
-        return _matmul(x, w, g)
     size = g.output_size(*x.shape[-3:-1], w.shape[1:3])
     return taps.forward(x, w, g.strides, g.padding, size, g.precision)
 
 
 def _taps_input_gradient(dy, w, x, g):
-    if g.groups > 1:
-        return _matmul_input_gradient(dy, w, x, g)
     return taps.input_gradient(dy, w, x, g.strides, g.padding, g.precision)
 
 
 def _taps_kernel_gradient(x, dy, w, g):
-    if g.groups > 1:
-        return _matmul_kernel_gradient(x, dy, w, g)
     return taps.kernel_gradient(x, dy, w, g.strides, g.padding, g.precision)
+
+
+def _by_blocks(way: Way) -> Way:
+    """The way, with channel groups as members of their own."""
+
+    def forward(x, w, g):
+        if g.groups == 1:
+            return way.forward(x, w, g)
+        blocks, one = ChannelBlocks.of(w, g.groups), g._replace(groups=1)
+        return blocks.join(way.forward(blocks.split(x), blocks.kernels(w), one))
+
+    def input_gradient(dy, w, x, g):
+        if g.groups == 1:
+            return way.input_gradient(dy, w, x, g)
+        blocks, one = ChannelBlocks.of(w, g.groups), g._replace(groups=1)
+        dx = blocks.join(way.input_gradient(blocks.split(dy), blocks.kernels(w), blocks.split(x), one))
+        return dx.sum(0) if _is_shared(x) else dx
+
+    def kernel_gradient(x, dy, w, g):
+        if g.groups == 1:
+            return way.kernel_gradient(x, dy, w, g)
+        blocks, one = ChannelBlocks.of(w, g.groups), g._replace(groups=1)
+        return blocks.of_groups(
+            way.kernel_gradient(blocks.split(x), blocks.split(dy), blocks.kernels(w), one)
+        )
+
+    return Way(forward, input_gradient, kernel_gradient)
 
 
 WAYS = {
     'grouped': Way(_grouped, _grouped_input_gradient, _grouped_kernel_gradient),
     'unrolled': Way(_unrolled, _unrolled_input_gradient, _unrolled_kernel_gradient),
-    'matmul': Way(_matmul, _matmul_input_gradient, _matmul_kernel_gradient),
-    'taps': Way(_taps, _taps_input_gradient, _taps_kernel_gradient),
-    'winograd': Way(_winograd, _winograd_input_gradient, _winograd_kernel_gradient),
+    'matmul': _by_blocks(Way(_matmul, _matmul_input_gradient, _matmul_kernel_gradient)),
+    'taps': _by_blocks(Way(_taps, _taps_input_gradient, _taps_kernel_gradient)),
+    'winograd': _by_blocks(Way(_winograd, _winograd_input_gradient, _winograd_kernel_gradient)),
 }

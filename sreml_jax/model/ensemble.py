@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from sreml_jax.model import member_conv
-from sreml_jax.model.resnet import BACKBONES, Backbone, Layers, Stage, global_average_pool
+from sreml_jax.model.resnet import BACKBONES, Backbone, Layers, Stage, global_average_pool, max_pool
 
 
 class Trunk(nn.Module):
@@ -29,7 +29,7 @@ class Trunk(nn.Module):
         conv1 = ('conv1', self.width, 3) if self.stem == 'small' else ('conv1', self.width, 7, 2)
         x = nn.relu(self.layers.norm('bn1')(self.layers.conv(*conv1)(x)))
         if self.stem == 'imagenet':
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
         return Stage(1, self.backbone, self.layers, self.width, name='layer1')(x)
 
 
@@ -78,7 +78,9 @@ class Ensemble(nn.Module):
         """Args: images, normalised, [batch, H, W, 3]. Returns logits [batch, members, meta classes]."""
         backbone = BACKBONES[self.model_type]
         layers = Layers(train, self.axis, self.dtype, remat=self.remat)
-        x = Trunk(backbone, layers, self.width, self.stem, name='trunk')(images)
+        # A way that the config forces is for the members; the trunk is XLA's then.
+        of_trunk = layers._replace(convolution=member_conv.trunk_conv if self.conv == 'auto' else None)
+        x = Trunk(backbone, of_trunk, self.width, self.stem, name='trunk')(images)
         members = nn.vmap(
             Member,
             variable_axes={'params': 0, 'batch_stats': 0},

@@ -3,6 +3,7 @@
 Plain vmap over members gives XLA's grouped convolution, which is many times slower than the members' own
 convolutions. `conv` stands in for `lax.conv_general_dilated` in a module that is vmapped over members, and
 has its own rule for the member axis: the ways are in `conv_ways`, the choice of 'auto' in `conv_table`.
+`trunk_conv` runs the trunk's convolutions, of one kernel, in the same ways.
 """
 
 import functools
@@ -57,11 +58,33 @@ def conv(
     del dimension_numbers
     if way not in CHOICES:
         raise ValueError(f'member_conv is {way!r}; it must be one of {", ".join(CHOICES)}')
+    geometry = _geometry(window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
+    return _with_member_rule(geometry, way)(*_agree(lhs, rhs))
+
+
+def trunk_conv(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """Computes a convolution outside vmap as 'auto' runs that of one member; see `conv`."""
+    del dimension_numbers
+    geometry = _geometry(window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
+    x, w = _agree(lhs, rhs)
+    return convolve_members(x[None], w[None], geometry, 'auto')[0]
+
+
+def _geometry(strides, padding, lhs_dilation, rhs_dilation, groups, precision) -> Geometry:
     if isinstance(padding, str) or {*(lhs_dilation or ()), *(rhs_dilation or ())} - {1}:
         raise ValueError('a member convolution has explicit padding and no dilation')
     pads = tuple((int(low), int(high)) for low, high in padding)
-    geometry = Geometry(tuple(window_strides), pads, feature_group_count, precision)
-    return _with_member_rule(geometry, way)(*_agree(lhs, rhs))
+    return Geometry(tuple(strides), pads, groups, precision)
 
 
 def _agree(*operands: jax.Array) -> list[jax.Array]:
@@ -111,5 +134,5 @@ convolve_members.defvjp(_members_forward, _members_backward)
 def _way(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, way: str) -> Way:
     if way == 'auto':
         size = geometry.output_size(*x.shape[-3:-1], w.shape[1:3])
-        way = conv_table.choose(jax.default_backend(), product, size, w.shape[1:3], geometry.groups)
+        way = conv_table.choose(jax.default_backend(), product, len(w), size, w.shape[1:3], geometry.groups)
     return WAYS[way]

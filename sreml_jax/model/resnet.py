@@ -4,12 +4,14 @@ Children carry torchvision's names (conv1, bn1, downsample, ...). Paddings are e
 'SAME' pads strided convolutions differently.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 
 class Backbone(NamedTuple):
@@ -139,3 +141,18 @@ class Stage(nn.Module):
 def global_average_pool(x: jax.Array) -> jax.Array:
     """[batch, H, W, C] -> [batch, C], summed in at least float32."""
     return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3/2 max-pool padded by 1, of what relu gave: [batch, H, W, C] -> [batch, ceil(H/2), ceil(W/2), C].
+
+    By slices, because XLA is slow at the gradient of a window's maximum on a CPU. Zeros may pad what is not
+    negative; equal maxima share the gradient.
+    """
+    for axis in (1, 2):
+        edges = [(0, 0, 0)] * x.ndim
+        edges[axis] = (1, 1, 0)
+        size, padded = (x.shape[axis] + 1) // 2, lax.pad(x, jnp.zeros((), x.dtype), edges)
+        shifted = [lax.slice_in_dim(padded, i, i + 2 * size - 1, 2, axis) for i in range(3)]
+        x = functools.reduce(jnp.maximum, shifted)
+    return x
