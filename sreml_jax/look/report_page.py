@@ -215,7 +215,9 @@ def _config(embedder: Embedder) -> list[tuple[str, str, bool]]:
 
 
 def _shown(value: Any) -> str:
-    return ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ', '.join(map(_shown, value))
+    return f'{value:.6g}' if isinstance(value, float) else str(value)
 
 
 def _versions(workdir: Path, step: int) -> list[tuple[str, str, str]]:
