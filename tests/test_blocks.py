@@ -10,7 +10,7 @@ CPU = jax.devices('cpu')[:1]
 
 def test_rows_are_few_enough_for_memory_and_fill_the_blocks():
     for n, d in ((1, 3), (500, 64), (5924, 576), (20_000, 2304), (60_502, 24_000), (60_502, 10**7)):
-        rows = rows_of_block((n, n // 2), d, 4, CPU)
+        rows = rows_of_block((n, n // 2), d, 4)
         assert rows % 16 == 0
         assert rows * d * 4 <= max(2**27 + 2**24, 16 * d * 4)
         blocks = -(-n // rows)

@@ -60,7 +60,7 @@ def ranks(
     query_labels, gallery_labels = np.split(labels.astype(np.int32), [len(query)])
     matches = np.bincount(gallery_labels, minlength=len(classes))[query_labels] - same
 
-    size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize, devices)
+    size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize)
     rows = Blocks(query, np.argsort(query_labels, kind='stable'), size, devices)
     row_labels = rows.cut(query_labels[rows.order], -1)
     if same:

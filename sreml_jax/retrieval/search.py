@@ -99,7 +99,7 @@ def nearest(
     if not len(query) or k < 1:
         shape = len(query), max(k, 0)
         return np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-    size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize, devices)
+    size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize)
     few = size if chunk or same else min(size, -(-len(query) // _LEAST_QUERIES) * _LEAST_QUERIES)
     # As many similarities in a block as ever; a long block of the gallery beside few queries.
     rows = Blocks(query, np.arange(len(query)), few, devices)
