@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 from tiny import tiny_config, tiny_dataset
 
@@ -23,10 +22,10 @@ from sreml_jax.run import Run
 STRANGE = '<b>odd</b> & "quoted" name'  # of a class: shown as it is
 
 
-def begun(folder: Path, config: ConfigDict | None = None) -> Path:
+def begun(folder: Path) -> Path:
     """Writes the checkpoint of step 0, and the scalars of a run."""
     dataset = tiny_dataset()
-    config = configs.with_colours(config or tiny_config(learning_rate=0.25), dataset.mean, dataset.std)
+    config = configs.with_colours(tiny_config(learning_rate=0.25), dataset.mean, dataset.std)
     run, checkpoints = Run.of(config), Checkpoints(folder)
     table = np.zeros((config.ensemble_size, 8), np.int32)
     checkpoints.save_last(step.initial_state(run.model, run.adam(1), run.mesh, seed=0), table, config)

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from looking import begun, files, served
 from PIL import Image
-from tiny import tiny_config
 
 from sreml_jax.embed import embed
 from sreml_jax.embedder import Embedder
@@ -187,10 +186,11 @@ def test_the_page_and_its_address(address):
     assert ask(address, '/search', method='DELETE')[0] == 405
 
 
-def test_an_index_of_another_checkpoint_is_refused(folder, tmp_path):
-    other = begun(tmp_path / 'other', tiny_config(width=8))
+def test_an_index_of_another_checkpoint_is_refused(folder, embedder):
+    index = Index(folder / 'index')
+    index.about['checkpoint']['fingerprint'] = 'other'
     with pytest.raises(UserError, match='was made by another checkpoint'):
-        Finder(Embedder(other), Index(folder / 'index'), TOP)
+        Finder(embedder, index, TOP)
 
 
 def test_a_picture_that_is_gone(folder, embedder, tmp_path):

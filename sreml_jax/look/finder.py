@@ -70,9 +70,9 @@ class Finder:
         self._together = min(_TOGETHER, embedder.batch_size)
 
     def warm_up(self) -> None:
-        """Compiles what the first query would wait for."""
-        size = self._embedder.image_size
-        self._find(self._embedder.images(np.zeros((1, size, size, 3), np.uint8)))
+        """Loads and compiles what the first query would wait for."""
+        content, _ = thumbnails.encoded(Image.new('RGB', (8, 8)), 8)
+        self._find(self._embedder.images(self._decoded(content)[None]))
 
     async def like_photograph(self, encoded: bytes) -> list[Found]:
         """Returns the images most like the photograph in these bytes; raises UserError for bad ones."""
