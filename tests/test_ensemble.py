@@ -30,6 +30,13 @@ def test_parameter_counts_are_the_seeds(backbone, meta_classes):
     assert all(x.shape[0] == 48 for x in jax.tree.leaves(params['members']))
 
 
+@pytest.fixture(autouse=True)
+def forget_programs():
+    """Programs of this size fill the memory of the test run."""
+    yield
+    jax.clear_caches()
+
+
 def close(got, want, tolerance=1e-6):
     """Within the tolerance of the largest value: elements near 0 are differences of large ones."""
     assert_allclose(got, want, rtol=tolerance, atol=tolerance * np.abs(want).max())
@@ -53,12 +60,12 @@ def as_torch_counts(new, old, values):
     return 0.9 * old + (new - 0.9 * old) * values / (values - 1)
 
 
-AUTO = {'float64': 'resnet18', 'float32': 'resnext50_32x4d', 'bfloat16': 'resnet18'}
+AUTO = {'float64': 'resnet18', 'float32': 'resnext50_32x4d'}
 
 
 def way(backbone, dtype):
     """How convolutions run, which is tested for itself: 'auto' in few cases, or else as compiles quickest."""
-    return 'auto' if AUTO[dtype] == backbone else 'matmul'
+    return 'auto' if AUTO.get(dtype) == backbone else 'matmul'
 
 
 @pytest.mark.parametrize('backbone', BACKBONES)
