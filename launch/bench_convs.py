@@ -68,7 +68,7 @@ def shapes(args: argparse.Namespace) -> dict[tuple, int]:
 def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.Namespace) -> dict:
     """Times one convolution of all members; seconds are medians of alternating runs."""
     rng, dtype = np.random.default_rng(0), jnp.dtype(args.dtype)
-    size = geometry.output_size(*x_shape[-3:-1], w_shape[1:3])
+    size = geometry.output_size(x_shape[-3:-1], w_shape[1:3])
     y_shape = (w_shape[0], args.batch, *size, w_shape[-1])
     x, w, dy = (jnp.asarray(rng.standard_normal(s, np.float32), dtype) for s in (x_shape, w_shape, y_shape))
     gflop = 2e-9 * np.prod(y_shape) * np.prod(w_shape[1:4])

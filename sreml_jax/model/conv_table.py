@@ -13,7 +13,7 @@ SMALL = 4
 
 
 def choose(
-    platform: str, product: str, members: int, size: tuple[int, int], kernel: tuple[int, int], groups: int
+    platform: str, product: str, members: int, size: tuple[int, ...], kernel: tuple[int, ...], groups: int
 ) -> str:
     """Returns the way (a key of `conv_ways.WAYS`) for one product of one convolution.
 

@@ -24,14 +24,14 @@ _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 class Geometry(NamedTuple):
     """What a convolution is, but for the shapes of its operands."""
 
-    strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
     groups: int
-    precision: object = None
+    precision: lax.PrecisionLike = None
 
-    def output_size(self, height: int, width: int, kernel: tuple[int, int]) -> tuple[int, int]:
-        """Returns the height and width of the output."""
-        sizes = zip((height, width), kernel, self.strides, self.padding, strict=True)
+    def output_size(self, image: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the height and width of the output, from those of an image and of the kernel."""
+        sizes = zip(image, kernel, self.strides, self.padding, strict=True)
         return tuple((size + sum(pad) - k) // stride + 1 for size, k, stride, pad in sizes)
 
 
@@ -127,7 +127,7 @@ def _grouped_channels_kernel_gradient(x, dy, w, g):
 def _patches(x, kernel, g):
     """[..., images, height, width, channels] -> [..., pixels of the output, kh * kw, channels]."""
     *lead, height, width, channels = x.shape
-    out = g.output_size(height, width, kernel)
+    out = g.output_size((height, width), kernel)
     x = lax.pad(
         x, jnp.zeros((), x.dtype), [*((0, 0, 0),) * len(lead), *((*p, 0) for p in g.padding), (0, 0, 0)]
     )
@@ -142,7 +142,7 @@ def _patches(x, kernel, g):
 def _fold(d, x, kernel, g):
     """The transpose of `_patches`: sums [..., pixels, kh * kw, channels] into the shape of x."""
     *lead, height, width, channels = x.shape
-    out = g.output_size(height, width, kernel)
+    out = g.output_size((height, width), kernel)
     d = d.reshape(*lead, *out, kernel[0] * kernel[1], channels)
     total = jnp.zeros((), d.dtype)
     for i in range(kernel[0]):
@@ -175,7 +175,7 @@ def _kernels(w):
 def _matmul(x, w, g):
     m = '' if _is_shared(x) else 'm'
     y = _einsum(f'{m}rk,mkf->mrf', _rows(_patches(x, w.shape[1:3], g)), _kernels(w), g)
-    return y.reshape(len(w), -1, *g.output_size(*x.shape[-3:-1], w.shape[1:3]), w.shape[-1])
+    return y.reshape(len(w), -1, *g.output_size(x.shape[-3:-1], w.shape[1:3]), w.shape[-1])
 
 
 def _matmul_input_gradient(dy, w, x, g):
@@ -200,7 +200,7 @@ def _has_winograd(w, g):
 def _winograd(x, w, g):
     if not _has_winograd(w, g):
         return _matmul(x, w, g)
-    return winograd.forward(x, w, g.strides[0], g.padding, g.output_size(*x.shape[-3:-1], (3, 3)))
+    return winograd.forward(x, w, g.strides[0], g.padding, g.output_size(x.shape[-3:-1], (3, 3)))
 
 
 def _winograd_input_gradient(dy, w, x, g):
@@ -219,7 +219,7 @@ def _winograd_kernel_gradient(x, dy, w, g):
 
 
 def _taps(x, w, g):
-    size = g.output_size(*x.shape[-3:-1], w.shape[1:3])
+    size = g.output_size(x.shape[-3:-1], w.shape[1:3])
     return taps.forward(x, w, g.strides, g.padding, size, g.precision)
 
 
