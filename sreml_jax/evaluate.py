@@ -47,7 +47,8 @@ def evaluate(
     splits = dict.fromkeys(dataset.evaluation_splits)
     embeddings = {split: embed_split(run, variables, dataset, split) for split in splits}
     result = score(run, dataset, embeddings, f'{config.model_type} x {config.ensemble_size}')
-    results, more = [result], {}
+    results = [result]
+    more: dict[str, Any] = {}
     if config.image_size <= RAW_PIXELS_SIZE:
         pixels = {split: raw_pixels(dataset, split, config.eval_batch_size) for split in splits}
         results.append(score(run, dataset, pixels, 'raw pixels'))
