@@ -71,7 +71,12 @@ def served(finder) -> Iterator[str]:
     from sreml_jax.look import search_page
 
     config = uvicorn.Config(
-        search_page.app(finder, ('127.0.0.1',)), port=0, log_level='error', loop='asyncio', ws='none'
+        search_page.app(finder, ('127.0.0.1',)),
+        port=0,
+        log_level='error',
+        loop='asyncio',
+        ws='none',
+        lifespan='off',
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

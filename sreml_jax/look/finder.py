@@ -47,7 +47,7 @@ class _Waiting(NamedTuple):
 class Finder:
     """Finds the images of an index that are most like a photograph, or like one of themselves.
 
-    One thread at a time is at the devices and at the index; `work` must run for anything to be found.
+    One thread at a time is at the devices and at the index. All questions must come from one event loop.
 
     Args:
       embedder: of the checkpoint that made the index.
@@ -64,6 +64,7 @@ class Finder:
             raise UserError(f'{index.folder} holds no images; add some by --mode=embed')
         self.index, self._embedder, self._top = index, embedder, top
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._working: asyncio.Task | None = None  # it ends with the loop
         # However many ask, no more pictures than there are cores lie decoded in memory.
         self._decoding = ThreadPoolExecutor(machine.cores())
         self._searching, self._reading = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
@@ -98,8 +99,8 @@ class Finder:
         path = (await self.items([number]))[0].path
         return await _in(self._decoding, _small, path, side)
 
-    async def work(self) -> None:
-        """Answers what waits, to be cancelled at the end."""
+    async def _work(self) -> None:
+        """Answers what waits, until it is cancelled."""
         while True:
             waiting = [await self._queue.get()]
             while len(waiting) < self._together and not self._queue.empty():
@@ -120,6 +121,7 @@ class Finder:
                     query.answer.set_result(answer)
 
     async def _answer(self, image: np.ndarray | None, embedding: np.ndarray | None) -> list[Found]:
+        self._working = self._working or asyncio.create_task(self._work())
         answer = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Waiting(image, embedding, answer))
         found = await answer

@@ -1,10 +1,9 @@
 """--mode=serve: a page to search an index with, and the little server behind it."""
 
-import asyncio
-import contextlib
+import signal
 import socket
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from sreml_jax.look.finder import Finder, Found
 
 MOST_BYTES = 20 * 2**20  # of a photograph
 _SIDE = 320  # pixels at most of a picture on the page
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOCAL = ('127.0.0.1', 'localhost')
 _HEADERS = {
     'Content-Security-Policy': (
@@ -82,12 +82,6 @@ def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Starlette:
             )
         return int(text)
 
-    @contextlib.asynccontextmanager
-    async def working(_: Starlette) -> AsyncIterator[None]:
-        work = asyncio.create_task(finder.work())
-        yield
-        work.cancel()
-
     return Starlette(
         routes=[
             Route('/', page),
@@ -98,7 +92,6 @@ def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Starlette:
         exception_handlers={HTTPException: _refusal, UserError: _mistake},
         # Else a page elsewhere could reach this one under a name of its own.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
-        lifespan=working,
     )
 
 
@@ -123,15 +116,23 @@ def serve(finder: Finder, host: str, port: int) -> None:
         loop='asyncio',
         http='h11',
         ws='none',
+        lifespan='off',
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-    number = listening.getsockname()[1]
+    bound = listening.getsockname()[1]
     shown = f'[{host}]' if ':' in host else host
-    print(f'http://{shown}:{number} searches {len(finder.index):,} images; Ctrl-C ends it', flush=True)
+    print(f'http://{shown}:{bound} searches {len(finder.index):,} images; Ctrl-C ends it', flush=True)
     if not local:
         print('whoever reaches this address can search and see the images: there is no password', flush=True)
+    # uvicorn passes a signal on from within its event loop, which must end first.
+    received: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in _SIGNALS}
     uvicorn.Server(settings).run([listening])
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
 
 
 def _listen(host: str, port: int) -> socket.socket:
