@@ -9,6 +9,8 @@ import collections
 import math
 import os
 import re
+import sys
+from pathlib import Path
 
 _COLLECTIVE = re.compile(
     r'= (.+?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all|collective-broadcast)'
@@ -66,6 +68,7 @@ def main() -> None:
     numbers = [int(n) for n in args.devices.split(',')]
     os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={max(numbers)}'
     os.environ['JAX_PLATFORMS'] = 'cpu'
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
     from configs import default
 

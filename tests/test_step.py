@@ -1,6 +1,9 @@
 """The training step: the same on every mesh, Adam's update and the running statistics included."""
 
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import mesh_bytes
@@ -109,6 +112,18 @@ def test_no_collective_moves_members(devices):
         # Of the members and their moments a device holds its share alone.
         held = compiled.memory_analysis().alias_size_in_bytes
         assert_allclose(held, 3 * (trunk + members / devices), rtol=0.05)
+
+
+def test_the_script_prints_what_each_mesh_holds_and_sends():
+    tiny = ['--devices=1,2', '--members=2', '--batch_size=2', '--image_size=32']
+    root = Path(mesh_bytes.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, 'launch/mesh_bytes.py', *tiny], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    *_, alone, shared = (line.split() for line in done.stdout.splitlines())
+    assert (alone[:2], alone[3:]) == (['1', '2'], ['nothing'])
+    assert shared[:2] == ['2', '1'] and float(shared[2]) < 0.6 * float(alone[2]) and 'all-reduce' in shared
 
 
 def test_the_sum_of_collectives_counts_what_a_program_says():
