@@ -27,6 +27,7 @@ ELSEWHERE = {
     'launch/test.sh': 'CI',
     'pip install': 'launch/setup.sh',
     'python launch/table.py': 'here and test_table.py',
+    'GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python launch/bench.py': 'by hand: figures take minutes',
     'python launch/bench.py': 'by hand: figures take minutes',
     '.venv/bin/python -m ruff': 'launch/test.sh',
 }

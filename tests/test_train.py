@@ -96,7 +96,8 @@ def test_the_members_curve_ends_in_the_table(whole, capsys):
     assert two['mean'] == recall
     rise = f'from 1 member to 2: {100 * (recall - one["mean"]):+.2f} points'
     assert rise in capsys.readouterr().out
-    assert Image.open(workdir / 'members_curve.png').size == (960, 600)
+    with Image.open(workdir / 'members_curve.png') as picture:
+        assert picture.size == (960, 600)
 
 
 @pytest.mark.parametrize('after', [2, 5])
