@@ -46,6 +46,7 @@ def get_config() -> config_dict.ConfigDict:
     # Evaluation.
     c.recalls = (1, 2, 4, 8, 10, 20, 30, 40, 50, 100, 1000)  # the K of Recall@K
     c.eval_batch_size = 64
+    c.embedding_dim = 0  # numbers of an embedding in an index, after PCA and whitening; 0: all there are
 
     # Machine.
     c.gpu_ids = ()  # local devices to use; () takes all

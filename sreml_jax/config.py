@@ -36,6 +36,7 @@ LEAST = {  # the smallest value that makes sense
     'skip_nonfinite': 0,
     'seed': 0,
     'eval_batch_size': 1,
+    'embedding_dim': 0,
     'checkpoint_minutes': 0.0,
     'checkpoints_kept': 1,
     'stall_minutes': 0.01,
@@ -68,6 +69,12 @@ def check(config: ConfigDict) -> None:
         )
     if not config.recalls or any(not isinstance(k, int) or k < 1 for k in config.recalls):
         raise UserError(f'config.recalls={config.recalls} must be whole numbers from 1 up, such as 1,2,4,8')
+    whole = config.ensemble_size * config.meta_class_size
+    if config.embedding_dim >= whole:
+        raise UserError(
+            f'config.embedding_dim={config.embedding_dim} must be less than the {whole:,} numbers of this '
+            'ensemble, or 0 for all of them'
+        )
     if not 0 < config.train_fraction < 1:
         raise UserError(f'config.train_fraction={config.train_fraction} must lie between 0 and 1')
     for field in ('mean', 'std'):

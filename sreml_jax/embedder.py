@@ -1,6 +1,5 @@
 """A trained run as a function from photographs to embeddings."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from sreml_jax import mesh as meshes
 from sreml_jax.data import photographs
 from sreml_jax.errors import UserError
 from sreml_jax.learning import step
-from sreml_jax.run import Run
+from sreml_jax.retrieval import shrinking
+from sreml_jax.run import Run, fingerprint
 
 
 class Embedder:
@@ -29,12 +29,13 @@ class Embedder:
       run, variables: the parts of the run, and its weights and statistics on the devices.
       batch_size: images at a time, config.eval_batch_size.
       image_size: pixels of both sides.
-      dimensions: of an embedding, members * meta classes.
+      dimensions: of an embedding: members * meta classes, or config.embedding_dim.
+      shrinking: what makes them so few; None where it is all of them.
       about: what makes the embeddings, as `index.unfinished.Unfinished` wants it.
 
     Raises:
       UserError: there is no checkpoint, it is another model's, or it does not say with which colours it was
-        trained and its dataset is not there to measure them.
+        trained and its dataset is not there to measure them, or nothing is there to shrink its embeddings.
     """
 
     def __init__(self, workdir: Path | str, config: ConfigDict | None = None):
@@ -55,13 +56,15 @@ class Embedder:
         mean, std = _colours(made_by)
         self._embed = step.make_embed_step(self.run.model, self.run.mesh, mean, std)
         self.batch_size, self.image_size = made_by.eval_batch_size, made_by.image_size
-        self.dimensions = made_by.ensemble_size * made_by.meta_class_size
+        self.dimensions = made_by.embedding_dim or made_by.ensemble_size * made_by.meta_class_size
+        identity = fingerprint(self.variables)
+        self.shrinking = shrinking.load(workdir, self.dimensions, identity) if made_by.embedding_dim else None
         self.devices = list(self.run.mesh.devices.flat)
         self.about = {
             'checkpoint': {
                 'workdir': str(workdir.resolve()),
                 'step': newest,
-                'fingerprint': _fingerprint(self.variables),
+                'fingerprint': identity,
                 'config': made_by.to_dict(),
             },
             'preprocessing': {
@@ -70,8 +73,8 @@ class Embedder:
                 'std': [float(value) for value in std],
                 'resize': 'antialiased bilinear, both sides to image_size',
             },
-            'members': made_by.ensemble_size,
             'dimensions': self.dimensions,
+            'bound': self._bound(),
         }
 
     def start(self, images: np.ndarray) -> jax.Array:
@@ -83,7 +86,9 @@ class Embedder:
         """
         batch = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
         batch[: len(images)] = images
-        return self._embed(self.variables, meshes.put(self.run.mesh, meshes.IMAGES, batch, self.batch_size))
+        placed = meshes.put(self.run.mesh, meshes.IMAGES, batch, self.batch_size)
+        embeddings = self._embed(self.variables, placed)
+        return self.shrinking(embeddings, self.dimensions) if self.shrinking else embeddings
 
     def images(self, images: np.ndarray) -> np.ndarray:
         """Returns the embeddings, float32 [n, dimensions] of unit length, of uint8 [n, size, size, 3]."""
@@ -92,6 +97,15 @@ class Embedder:
             for part in np.split(images, range(self.batch_size, len(images), self.batch_size))
         ]
         return np.concatenate(parts)
+
+    def _bound(self) -> float:
+        """Returns what no number in an embedding exceeds; of shrunk ones, in one of a training image.
+
+        A member's part is of length 1/sqrt(members), and so no number in it is greater.
+        """
+        if self.shrinking:
+            return float(self.shrinking.bounds[self.dimensions - 1])
+        return self.run.config.ensemble_size**-0.5
 
     def photographs(self, paths: Iterable[str | Path]) -> np.ndarray:
         """Returns the embeddings of picture files, likewise; raises UserError for one that is no picture."""
@@ -109,11 +123,3 @@ def _colours(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
         np.asarray(config.mean or metadata['mean'], np.float32),
         np.asarray(config.std or metadata['std'], np.float32),
     )
-
-
-def _fingerprint(variables: dict[str, Any]) -> str:
-    """Returns a hash of the trunk and of all statistics: a step of training changes them."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves([variables['params']['trunk'], variables['batch_stats']]):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()

@@ -8,30 +8,29 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sreml_jax import checkpoint, hosts, pictures, report
+from sreml_jax import checkpoint, hosts, pictures, report, study
 from sreml_jax import config as configs
 from sreml_jax import mesh as meshes
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.learning import step
-from sreml_jax.retrieval import members_curve as curves
 from sreml_jax.retrieval import metrics, recall
-from sreml_jax.retrieval.members_curve import Point
-from sreml_jax.run import Run
+from sreml_jax.run import Run, fingerprint
 
 # Raw pixels are told beside the model's embedding up to this size: above it their vectors outgrow memory.
 RAW_PIXELS_SIZE = 64
 
 
-def evaluate(
-    config: ConfigDict, workdir: Path, dataset: Dataset, *, members_curve: bool = False
-) -> report.Result:
+def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: bool = False) -> report.Result:
     """Evaluates the newest checkpoint of `workdir`: prints the table, writes results.json and retrievals.png.
 
-    With `members_curve` also Recall@1 by the number of members, and members_curve.png.
+    If `thorough`, also MAP@R and R-precision; Recall@1 by the number of members, and members_curve.png;
+    Recall@1 by how embeddings are shrunk and stored, and what shrinks them, shrinking.npz.
 
     Raises:
-      UserError: there is no checkpoint, or it is another model's.
+      UserError: there is no checkpoint, or it is another model's; or config.embedding_dim is too much for the
+        training images.
     """
+    sample = study.training_sample(config, dataset) if thorough else None
     run = Run.of(config)
     checkpoints, _ = checkpoint.newest(workdir)
     steps_per_epoch = max(1, dataset.steps_per_epoch(config.batch_size))
@@ -53,15 +52,13 @@ def evaluate(
         pixels = {split: raw_pixels(dataset, split, config.eval_batch_size) for split in splits}
         results.append(score(run, dataset, pixels, 'raw pixels'))
         more['raw_pixels_recall'] = {str(k): v for k, v in results[1].recall.items()}
-    curve = curve_of(run, dataset, embeddings) if members_curve and config.ensemble_size > 1 else []
+    if hosts.is_first():
+        print(report.recall_table(*results), flush=True)
+    if thorough:
+        training = embed_split(run, variables, dataset, 'train', sample)
+        more |= study.study(run, dataset, embeddings, training, workdir, fingerprint(variables))
     if not hosts.is_first():
         return result
-    print(report.recall_table(*results), flush=True)
-    if curve:
-        more['members_curve'] = [point._asdict() for point in curve]
-        print(report.members_table(curve), flush=True)
-        pictures.save_members_curve(workdir / 'members_curve.png', curve)
-
     report.write_results(workdir / 'results.json', result, step=newest, **more)
     query, gallery = dataset.evaluation_splits
     picture = workdir / 'retrievals.png'
@@ -72,28 +69,19 @@ def evaluate(
     return result
 
 
-def curve_of(run: Run, dataset: Dataset, embeddings: dict[str, np.ndarray]) -> list[Point]:
-    """Returns Recall@1 by the number of members, by the dataset's protocol."""
-    query, gallery = dataset.evaluation_splits
-    return curves.members_curve(
-        embeddings[query],
-        embeddings[gallery],
-        dataset.labels[query],
-        dataset.labels[gallery],
-        members=run.config.ensemble_size,
-        same=query == gallery,
-        devices=list(run.mesh.local_devices),
-    )
+def embed_split(
+    run: Run, variables: dict[str, Any], dataset: Dataset, split: str, chosen: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the embeddings of all images of a split, or of the chosen ones in their order.
 
-
-def embed_split(run: Run, variables: dict[str, Any], dataset: Dataset, split: str) -> np.ndarray:
-    """Returns the embeddings of all images of a split, float32 [images, members * meta classes]."""
+    They are float32 [images, members * meta classes], rows of unit length.
+    """
     batch_size = run.config.eval_batch_size
     embed = step.make_embed_step(run.model, run.mesh, dataset.mean, dataset.std)
-    size = len(dataset.labels[split])
+    size = len(dataset.labels[split] if chosen is None else chosen)
     rows = meshes.local_rows(run.mesh, batch_size)
     embeddings = np.empty((size, run.model.members * run.model.meta_classes), np.float32)
-    batches = dataset.evaluation_batches(split, batch_size, rows)
+    batches = dataset.evaluation_batches(split, batch_size, rows, chosen)
     number = -(-size // batch_size)
     for i, batch in enumerate(tqdm(batches, f'embedding {split}', number, unit='batch', disable=None)):
         images = meshes.put(run.mesh, meshes.IMAGES, batch['image'], batch_size)

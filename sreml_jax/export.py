@@ -20,7 +20,7 @@ def export(embedder: Embedder, out: Path) -> None:
     """Writes the embedding as StableHLO, which `jax.export.deserialize` reads, and its weights beside it.
 
     The exported function takes the weights, as they are in the file, and uint8 images [batch, size, size, 3]
-    of any batch, and returns float32 embeddings [batch, members * meta classes] of unit length. Images are
+    of any batch, and returns float32 embeddings [batch, embedder.dimensions] of unit length. Images are
     normalised within. The weights are a file of their own because a StableHLO file ends at 2 GiB.
 
     Args:
@@ -76,6 +76,8 @@ def function(embedder: Embedder) -> Callable[[Mapping[str, jax.Array], jax.Array
 
     def embed_images(weights, images):
         variables = traverse_util.unflatten_dict(weights, sep='/')
-        return embed(cast(jax.Array, model.apply(variables, normalise(images, mean, std))))
+        embeddings = embed(cast(jax.Array, model.apply(variables, normalise(images, mean, std))))
+        shrinking = embedder.shrinking
+        return shrinking(embeddings, embedder.dimensions) if shrinking else embeddings
 
     return embed_images

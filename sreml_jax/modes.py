@@ -13,6 +13,7 @@ from sreml_jax import options
 from sreml_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from sreml_jax.index import Index
     from sreml_jax.signals import Signals
 
 
@@ -69,7 +70,7 @@ def eval(job: Job) -> None:
     from sreml_jax.evaluate import evaluate
 
     _check_writable(job.workdir)
-    evaluate(job.config, job.workdir, data.load(job.config), members_curve=True)
+    evaluate(job.config, job.workdir, data.load(job.config), thorough=True)
 
 
 def embed(job: Job) -> None:
@@ -94,9 +95,10 @@ def search(job: Job) -> None:
     from sreml_jax.search import print_matches
 
     _check_writable(job.workdir)
+    index = Index(options.value(options.INDEX))
     print_matches(
-        Embedder(job.workdir, job.config),
-        Index(options.value(options.INDEX)),
+        Embedder(job.workdir, _shrinking_like(index, job.config)),
+        index,
         options.value(options.QUERY),
         job.workdir / 'search.png',
         top=options.TOP.value,
@@ -141,11 +143,12 @@ def serve(job: Job) -> None:
     from sreml_jax.index import Index
     from sreml_jax.look.finder import Finder
 
-    config = job.config.copy_and_resolve_references()
+    index = Index(options.value(options.INDEX))
+    config = _shrinking_like(index, job.config)
     if 'eval_batch_size' not in options.config_overrides():
         # Photographs come one by one, and a batch takes its time however few are in it.
         config.eval_batch_size = min(config.eval_batch_size, 8 * (config.mesh[0] if config.mesh else 1))
-    finder = Finder(Embedder(job.workdir, config), Index(options.value(options.INDEX)), options.TOP.value)
+    finder = Finder(Embedder(job.workdir, config), index, options.TOP.value)
     search_page.serve(finder, options.value(options.HOST), options.value(options.PORT))
 
 
@@ -161,6 +164,14 @@ def describe(job: Job) -> None:
     from sreml_jax.describe import describe
 
     print(describe(job.config))
+
+
+def _shrinking_like(index: 'Index', config: ConfigDict) -> ConfigDict:
+    """Returns the config with the embedding_dim of an index, unless the command line sets it."""
+    config = config.copy_and_resolve_references()
+    if 'embedding_dim' not in options.config_overrides():
+        config.embedding_dim = index.about['checkpoint']['config'].get('embedding_dim', 0)
+    return config
 
 
 def _keep_compiled(folder: str) -> None:

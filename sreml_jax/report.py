@@ -9,6 +9,7 @@ import numpy as np
 
 from sreml_jax.retrieval.members_curve import Point
 from sreml_jax.retrieval.recall import NO_MATCH, recall_at
+from sreml_jax.retrieval.shrinking import Shrunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,15 @@ def members_table(curve: Sequence[Point]) -> str:
         lines.append(f'{point.members:7}  {100 * point.mean:7.2f}%  {deviation:>9}  {point.subsets:14}')
     rise = 100 * (curve[-1].mean - curve[0].mean)
     return '\n'.join([*lines, f'from 1 member to {curve[-1].members}: {rise:+.2f} points', ''])
+
+
+def shrinking_table(shrunk: Sequence[Shrunk]) -> str:
+    """Returns the table of Recall@1 by how embeddings are shrunk and stored, so that a user can pick."""
+    lines = ['', 'Numbers  Stored as  Bytes an image  Recall@1']
+    for row in shrunk:
+        recall = f'{100 * row.recall:.2f}%'
+        lines.append(f'{row.dimensions:7,}  {row.storage:>9}  {row.image_bytes:14,}  {recall:>8}')
+    return '\n'.join([*lines, 'fewer numbers: --config.embedding_dim=N; fewer bytes: --storage', ''])
 
 
 def write_results(path: Path, result: Result, **more: object) -> None:

@@ -1,9 +1,12 @@
 """What training and evaluation are both made from: a config's mesh, model and optimizer."""
 
 import dataclasses
+import hashlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -51,3 +54,11 @@ def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
         conv=config.member_conv,
         remat=config.remat,
     )
+
+
+def fingerprint(variables: dict[str, Any]) -> str:
+    """Returns a hash of the trunk and of all statistics, which a step of training changes."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves([variables['params']['trunk'], variables['batch_stats']]):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()

@@ -38,6 +38,7 @@ def begun(folder: Path) -> Path:
     points = ((1, 0.25, 0.02, 2), (2, 0.375, 0.0, 1))
     names = ('members', 'mean', 'deviation', 'subsets')
     results['members_curve'] = [dict(zip(names, point, strict=True)) for point in points]
+    results['shrunk'] = [{'dimensions': 8, 'storage': 'int8', 'image_bytes': 8, 'recall': 0.3125}]
     Image.new('RGB', (30, 20), 'green').save(folder / 'members_curve.png')
     (folder / 'results.json').write_text(json.dumps(results))
     return folder

@@ -24,6 +24,7 @@ from sreml_jax import checkpoint
 from sreml_jax.embed import embed, remove
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
+from sreml_jax.evaluate import evaluate
 from sreml_jax.index import Index
 from sreml_jax.retrieval.search import search
 from sreml_jax.run import Run
@@ -235,6 +236,29 @@ def test_another_checkpoint_is_refused(embedder, workdir, tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith('error: ') and 'was made by another checkpoint' in done.stderr
+
+
+def test_shrunk_embeddings_are_searched_without_being_told(workdir, tmp_path):
+    config = checkpoint.newest_config(workdir)
+    config.embedding_dim = 3
+    with pytest.raises(UserError, match=r'needs .*shrinking.npz, which is not there; make it by'):
+        Embedder(workdir, config)
+    evaluate(config, workdir, tiny_dataset(), thorough=True)
+    paths = photographs(tmp_path / 'photos', 0, 20)
+    short = Embedder(workdir, config)
+    embed(short, str(tmp_path / 'photos'), tmp_path / 'index', storage='int8')
+    index = Index(tmp_path / 'index')
+    assert index.embeddings.shape == (20, 3) and index.embeddings.dtype == np.int8
+    expected = short.photographs(paths).clip(-127 * index.scale, 127 * index.scale)
+    np.testing.assert_allclose(index.embeddings * index.scale, expected, atol=index.scale / 2)
+
+    arguments = [f'--workdir={workdir}', f'--index={tmp_path / "index"}', f'--query={paths[7]}', '--top=1']
+    done = run('--mode=search', *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].endswith(str(paths[7]))
+    done = run('--mode=search', *arguments, '--config.embedding_dim=2')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1
+    assert 'holds embeddings of 3 numbers and this run makes 2; set config.embedding_dim' in done.stderr
 
 
 def test_nothing_to_embed(embedder, tmp_path):

@@ -5,17 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from tiny import tiny_config
 
 from sreml_jax import config as configs
-from sreml_jax.checkpoint import Checkpoints
+from sreml_jax.checkpoint import Checkpoints, newest_config
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
-from sreml_jax.export import export
+from sreml_jax.export import export, function
 from sreml_jax.learning import step
-from sreml_jax.run import Run
+from sreml_jax.retrieval import shrinking
+from sreml_jax.run import Run, fingerprint
 
 ROOT = Path(__file__).parent.parent
 ELSEWHERE = """
@@ -69,6 +72,20 @@ def test_run_back_without_this_program(workdir, tmp_path):
     assert found['whole'].dtype == np.float32 and np.ptp(live, axis=0).max() > 1e-2
     np.testing.assert_allclose(found['whole'], live, atol=1e-5, rtol=0)
     np.testing.assert_allclose(found['one'], live[:1], atol=1e-5, rtol=0)
+
+
+def test_shrunk_as_the_live_one(workdir):
+    training = np.random.default_rng(1).normal(size=(30, 8)).astype(np.float32)
+    identity = fingerprint(Embedder(workdir).variables)
+    shrinking.save(workdir, shrinking.fit(training, 5), identity)
+    config = newest_config(workdir)
+    config.embedding_dim = 3
+    embedder = Embedder(workdir, config)
+    weights = traverse_util.flatten_dict(embedder.variables, sep='/')
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    found = jax.jit(function(embedder))(weights, images)
+    assert found.shape == (5, 3)
+    np.testing.assert_allclose(found, embedder.images(images), atol=1e-5, rtol=0)
 
 
 def test_where_nothing_can_be_written_nothing_is_left(workdir, tmp_path):

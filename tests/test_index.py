@@ -21,8 +21,8 @@ MEMBERS, DIMENSIONS = 3, 12
 ABOUT = {
     'checkpoint': {'workdir': '/runs/a', 'step': 7, 'fingerprint': 'abc', 'config': {}},
     'preprocessing': {'image_size': 16, 'mean': [0.5, 0.5, 0.5], 'std': [0.2, 0.2, 0.2]},
-    'members': MEMBERS,
     'dimensions': DIMENSIONS,
+    'bound': MEMBERS**-0.5,
     'storage': None,
     'vectors': None,
 }
@@ -279,7 +279,7 @@ def test_storage(kind, error, tmp_path):
 
 def test_int8_holds_the_greatest_numbers_there_are():
     one = np.array([[1, 0, 0, -1]], np.float32) / np.sqrt(2)
-    scale = storage.scale_of('int8', 2)
+    scale = storage.scale_of('int8', 2**-0.5)
     assert storage.encode(one, 'int8', scale).tolist() == [[127, 0, 0, -127]]
     np.testing.assert_allclose(storage.decode(storage.encode(one, 'int8', scale), scale), one, rtol=1e-6)
 

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from sreml_jax.report import Result, members_table, recall_table, write_results
+from sreml_jax.report import Result, members_table, recall_table, shrinking_table, write_results
 from sreml_jax.retrieval.members_curve import Point
+from sreml_jax.retrieval.shrinking import Shrunk
 
 
 def result(**different):
@@ -92,4 +93,15 @@ def test_members_table():
         '      2    62.50%       1.00              10',
         '      3    75.00%          /               1',
         'from 1 member to 3: +25.00 points',
+    ]
+
+
+def test_shrinking_table():
+    rows = [Shrunk(2304, 'float32', 9216, 0.5), Shrunk(64, 'int8', 64, 0.4375)]
+    assert shrinking_table(rows).splitlines() == [
+        '',
+        'Numbers  Stored as  Bytes an image  Recall@1',
+        '  2,304    float32           9,216    50.00%',
+        '     64       int8              64    43.75%',
+        'fewer numbers: --config.embedding_dim=N; fewer bytes: --storage',
     ]

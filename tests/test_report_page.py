@@ -68,6 +68,10 @@ def test_members_curve(page):
     assert 'alt="Recall@1 by the number of members"' in page
 
 
+def test_fewer_numbers(page):
+    assert section(page, 'shrunk').endswith('Recall@1 8 int8 8 31.25%')
+
+
 def test_names_are_shown_and_never_run(page):
     assert STRANGE not in page and '<b>odd' not in page
     assert html.escape(STRANGE).replace('&quot;', '&#34;') in page

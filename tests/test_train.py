@@ -2,15 +2,18 @@
 
 import contextlib
 import json
+import re
 import signal
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.decomposition import PCA
 from tiny import tiny_config, tiny_dataset
 
 from sreml_jax import checkpoint
+from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
 from sreml_jax.evaluate import evaluate
 from sreml_jax.run import Run
@@ -88,16 +91,70 @@ def test_the_table_is_the_same_each_time(whole, capsys):
     assert (workdir / 'retrievals.png').stat().st_size > 10_000
 
 
-def test_the_members_curve_ends_in_the_table(whole, capsys):
+def test_a_thorough_evaluation(whole, capsys):
     config, workdir = whole
-    recall = evaluate(config, workdir, tiny_dataset(), members_curve=True).recall[1]
-    one, two = json.loads((workdir / 'results.json').read_text())['members_curve']
+    dataset = tiny_dataset()
+    recall = evaluate(config, workdir, dataset, thorough=True).recall[1]
+    printed = capsys.readouterr().out
+    results = json.loads((workdir / 'results.json').read_text())
+    embeddings = Embedder(workdir).images(next(dataset.images('test', np.arange(42), 42)))
+    similarity = embeddings @ embeddings.T
+    np.fill_diagonal(similarity, -2)
+    labels = dataset.labels['test']
+    right = labels[np.argsort(-similarity, 1)] == labels[:, None]
+
+    relevant = right.sum(1)  # the image itself comes last
+    found = [row[: r - 1].mean() for row, r in zip(right, relevant, strict=True)]
+    assert results['r_precision'] == pytest.approx(np.mean(found))
+    assert f'MAP@R {100 * results["map_at_r"]:.2f}%, R-precision {100 * np.mean(found):.2f}%' in printed
+
+    one, two = results['members_curve']
     assert (one['members'], one['subsets'], two['members'], two['subsets']) == (1, 2, 2, 1)
     assert two['mean'] == recall
     rise = f'from 1 member to 2: {100 * (recall - one["mean"]):+.2f} points'
-    assert rise in capsys.readouterr().out
+    assert rise in printed
     with Image.open(workdir / 'members_curve.png') as picture:
         assert picture.size == (960, 600)
+
+    # Two members of four meta classes: nothing is shorter than 64 numbers.
+    whole_numbers, in_bytes = results['shrunk']
+    assert whole_numbers == {'dimensions': 8, 'storage': 'float32', 'image_bytes': 32, 'recall': recall}
+    rounded = np.rint(embeddings * 127 * np.sqrt(2))
+    rounded = rounded @ rounded.T
+    np.fill_diagonal(rounded, -np.inf)
+    assert in_bytes['recall'] == pytest.approx((labels[rounded.argmax(1)] == labels).mean())
+    assert (in_bytes['storage'], in_bytes['image_bytes']) == ('int8', 8)
+
+
+def test_embeddings_are_shrunk_as_the_table_says(whole, capsys):
+    _, workdir = whole
+    dataset, config = tiny_dataset(), checkpoint.newest_config(workdir)
+    config.embedding_dim = 3
+    evaluate(config, workdir, dataset, thorough=True)
+    rows = json.loads((workdir / 'results.json').read_text())['shrunk']
+    shrunk = {(row['dimensions'], row['storage']): row for row in rows}
+    assert list(shrunk) == [(8, 'float32'), (8, 'int8'), (3, 'float32'), (3, 'int8')]
+    assert re.search(r'\n +3 +int8 +3 +\d+\.\d\d%\n', capsys.readouterr().out)
+
+    short, long = Embedder(workdir, config), Embedder(workdir)
+    images = {
+        split: next(dataset.images(split, np.arange(n), n)) for split, n in (('train', 36), ('test', 42))
+    }
+    pca = PCA(3, whiten=True).fit(long.images(images['train']).astype(float))
+    expected = pca.transform(long.images(images['test']))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = short.images(images['test'])
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found * signs, expected, atol=1e-3)
+    similarity = found @ found.T
+    np.fill_diagonal(similarity, -2)
+    labels = dataset.labels['test']
+    assert shrunk[3, 'float32']['recall'] == pytest.approx((labels[similarity.argmax(1)] == labels).mean())
+
+    config.embedding_dim = 36
+    config.ensemble_size = 10
+    with pytest.raises(UserError, match='must be less than the 36 training images'):
+        evaluate(config, workdir, dataset, thorough=True)
 
 
 @pytest.mark.parametrize('after', [2, 5])

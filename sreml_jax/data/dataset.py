@@ -86,18 +86,21 @@ class Dataset(abc.ABC):
             image = np.where(flip[:, None, None, None], image[:, :, ::-1], image)
             yield {'image': image, 'label': labels[chosen]}
 
-    def evaluation_batches(self, split: str, batch_size: int, rows: slice = slice(None)) -> Iterator[Batch]:
-        """Yields every image of `split` once, in order, the last batch padded.
+    def evaluation_batches(
+        self, split: str, batch_size: int, rows: slice = slice(None), chosen: np.ndarray | None = None
+    ) -> Iterator[Batch]:
+        """Yields every image of `split`, or the chosen ones, once and in order, the last batch padded.
 
         Yields:
-          {'image': uint8 [batch, H, W, 3], 'mask': bool [batch]}; mask is False on padding. Image i of the
-          split is row i % batch_size of batch i // batch_size.
+          {'image': uint8 [batch, H, W, 3], 'mask': bool [batch]}; mask is False on padding. Image i of them
+          is row i % batch_size of batch i // batch_size.
         """
-        size = len(self.labels[split])
+        chosen = np.arange(len(self.labels[split])) if chosen is None else chosen
+        size = len(chosen)
         plan = np.arange(-(-size // batch_size) * batch_size).reshape(-1, batch_size)[:, rows]
         mask = plan < size
         # Padding repeats the last image: cheap to read, and of the right shape.
-        indices = np.minimum(plan, size - 1)
+        indices = chosen[np.minimum(plan, size - 1)]
         images = self.images(split, indices.reshape(-1), plan.shape[1])
         for image, real in zip(images, mask, strict=True):
             yield {'image': image, 'mask': real}

@@ -6,7 +6,7 @@ from typing import Any
 from sreml_jax.errors import UserError
 from sreml_jax.index import storage
 
-FIELDS = ('checkpoint', 'preprocessing', 'members', 'dimensions', 'storage', 'scale', 'vectors')
+FIELDS = ('checkpoint', 'preprocessing', 'dimensions', 'bound', 'storage', 'scale', 'vectors')
 
 
 def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] | None) -> dict[str, Any]:
@@ -33,13 +33,18 @@ def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] |
         assert there, 'there is nothing to make an index of'
         return there
     stored = wanted['storage'] or storage.CHOICES[0]
-    scale = storage.scale_of(stored, wanted['members'])
+    scale = storage.scale_of(stored, wanted['bound'])
     return {**wanted, 'storage': stored, 'scale': scale, 'vectors': bool(wanted['vectors'])}
 
 
 def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     """Raises UserError where two `about`s are not of one checkpoint and one preprocessing."""
     was, now = there['checkpoint'], here['checkpoint']
+    if there['dimensions'] != here['dimensions']:
+        raise UserError(
+            f'{folder} holds embeddings of {there["dimensions"]:,} numbers and this run makes '
+            f'{here["dimensions"]:,}; set config.embedding_dim likewise, or take another folder'
+        )
     if was['fingerprint'] != now['fingerprint']:
         raise UserError(
             f'{folder} was made by another checkpoint: by step {was["step"]} of {was["workdir"]}, not by '

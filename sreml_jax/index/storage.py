@@ -1,6 +1,5 @@
 """How embeddings lie in a file: numbers of a chosen size, appended behind the header of an .npy file."""
 
-import math
 import os
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import numpy as np
 CHOICES = ('float32', 'float16', 'int8')
 
 
-def scale_of(storage: str, members: int) -> float:
+def scale_of(storage: str, bound: float) -> float:
     """Returns what the stored numbers are to be multiplied by.
 
-    A member's part of an embedding is of length 1/sqrt(members), and so no number in it is greater: 127 of
-    int8 stands for that, whatever the image.
+    127 of int8 stands for `bound`, the greatest number that an embedding can, or is likely to, hold.
     """
-    return 1 / (127 * math.sqrt(members)) if storage == 'int8' else 1.0
+    return bound / 127 if storage == 'int8' else 1.0
 
 
 def encode(embeddings: np.ndarray, storage: str, scale: float) -> np.ndarray:

@@ -45,9 +45,10 @@ class Unfinished:
 
     Args:
       folder: of the index; made where it is not there.
-      wanted: what makes the embeddings: 'checkpoint' (with its 'fingerprint'), 'preprocessing', 'members',
-        'dimensions', and 'storage' (of storage.CHOICES) and 'vectors' (whether items.parquet has a column of
-        them), of which None leaves them as they are. None: images are only removed.
+      wanted: what makes the embeddings: 'checkpoint' (with its 'fingerprint'), 'preprocessing',
+        'dimensions', 'bound' (see storage.scale_of), 'storage' (of storage.CHOICES) and 'vectors' (whether
+        items.parquet has a column of them); None leaves the last two as they are. None: images are only
+        removed.
 
     Raises:
       UserError: the folder holds an index of another kind, or none to remove from, can not be written, or is

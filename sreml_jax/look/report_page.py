@@ -112,7 +112,7 @@ def _result(embedder: Embedder, dataset: Dataset, retrieved: Retrieved) -> repor
 
 def _told_by_evaluation(workdir: Path, step: int) -> dict[str, Any]:
     """Returns what only an evaluation of the same checkpoint has measured."""
-    found: dict[str, Any] = {'raw_pixels': {}, 'members': [], 'members_picture': ''}
+    found: dict[str, Any] = {'raw_pixels': {}, 'members': [], 'members_picture': '', 'shrunk': []}
     try:
         results = json.loads((workdir / 'results.json').read_text())
     except (OSError, ValueError):
@@ -121,6 +121,7 @@ def _told_by_evaluation(workdir: Path, step: int) -> dict[str, Any]:
         return found
     found['raw_pixels'] = {int(k): v for k, v in results.get('raw_pixels_recall', {}).items()}
     found['members'] = results.get('members_curve', [])
+    found['shrunk'] = results.get('shrunk', [])
     picture = workdir / 'members_curve.png'
     if found['members'] and picture.exists():
         found['members_picture'] = thumbnails.data_uri(picture.read_bytes(), 'image/png')
