@@ -173,3 +173,12 @@ def test_every_link_within_the_readme_leads_somewhere():
     assert links
     for link in links:
         assert link[1:] in titles if link.startswith('#') else (ROOT / link).exists(), link
+
+
+def test_the_seed_s_figures_are_those_of_the_table(tmp_path):
+    command = [sys.executable, str(ROOT / 'launch' / 'table.py'), '--print', f'--folder={tmp_path / "none"}']
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    for part in told.split('### Recall of ')[1:]:
+        backbone, first = part.split()[0], re.search(r'^\| R@1 +(\|.*)$', part, re.M)[1]
+        cells = ' | '.join(cell.strip() for cell in first.strip('|').split('|'))
+        assert f'| {backbone} | {cells} |' in README
