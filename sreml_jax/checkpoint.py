@@ -4,10 +4,7 @@ import contextlib
 import itertools
 import logging
 import shutil
-import sys
-import textwrap
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +17,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from sreml_jax import config as configs
-from sreml_jax import hosts, versions
+from sreml_jax import disk_faults, hosts, versions
 from sreml_jax.errors import RunError, UserError
 from sreml_jax.learning.step import TrainState
 
@@ -52,7 +49,7 @@ class Checkpoints:
         self.folder = workdir.resolve() / 'checkpoints'
         self._kept, self._read_only = kept, read_only
         self._pending: int | None = None  # the step whose save is under way
-        _hush()
+        disk_faults.hush()
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -131,7 +128,7 @@ class Checkpoints:
             _warn(
                 'the checkpoint of step %d could not be saved (%s; %.1f GB are free in %s); those before it '
                 'are whole, and the next is tried when it is due',
-                *(self._pending, _reason(error), free, self.folder),
+                *(self._pending, disk_faults.reason(error), free, self.folder),
             )
             self._pending = None
             self._reopen()
@@ -222,7 +219,7 @@ class Checkpoints:
         except Exception as caught:  # as many kinds as there are ways to be damaged
             error = caught
         if _in_any_process(error is not None):
-            raise _Damaged(f'{name}: {_reason(error)}') from error
+            raise _Damaged(f'{name}: {disk_faults.reason(error)}') from error
         return item
 
     def _set_aside(self, damaged: dict[int, str], used: int) -> None:
@@ -267,32 +264,3 @@ def _in_any_process(failed: bool) -> bool:
 def _warn(message: str, *args: Any) -> None:
     if hosts.is_first():
         log.warning(message, *args)
-
-
-def _reason(error: BaseException | None) -> str:
-    """Returns what went wrong in a few words: the first cause, which tensorstore puts last."""
-    if error is None:
-        return 'in another process'
-    while error.__cause__:
-        error = error.__cause__
-    text = (isinstance(error, OSError) and error.strerror) or str(error).partition(' [')[0]
-    if len(text) > 120:
-        text = text.rpartition(': ')[2]
-    return textwrap.shorten(text, 120) or type(error).__name__
-
-
-def _hush() -> None:
-    """Silences what tensorstore and orbax have under way when one file fails: each finds its loop gone."""
-    before = sys.unraisablehook
-    if getattr(before, '__name__', '') == 'without_orphans':
-        return
-
-    def without_orphans(unraisable):
-        error = unraisable.exc_value
-        cause = getattr(error, '__cause__', None)
-        if str(error) != 'Event loop is closed' and not isinstance(cause, GeneratorExit):
-            before(unraisable)
-
-    sys.unraisablehook = without_orphans
-    warnings.filterwarnings('ignore', "coroutine '.*' was never awaited")
-    logging.getLogger('asyncio').setLevel(logging.CRITICAL)

@@ -38,7 +38,9 @@ class Mode(NamedTuple):
 
 MODES = {
     'train': Mode('train to the last epoch, going on from the newest checkpoint, then evaluate'),
-    'eval': Mode('evaluate the newest checkpoint of --workdir', of_run=True),
+    'eval': Mode(
+        'evaluate the newest checkpoint of --workdir, by fewer members and numbers too', of_run=True
+    ),
     'embed': Mode(
         'embed the photographs --images into the index --out, only those that it does not hold yet',
         needs=('workdir', 'images', 'out'),
