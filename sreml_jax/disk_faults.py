@@ -20,6 +20,8 @@ def reason(error: BaseException | None) -> str:
 
 def hush() -> None:
     """Silences what tensorstore and orbax have under way when one file fails: each finds its loop gone."""
+    warnings.filterwarnings('ignore', "coroutine '.*' was never awaited")
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
     before = sys.unraisablehook
     if getattr(before, '__name__', '') == 'without_orphans':
         return
@@ -31,5 +33,3 @@ def hush() -> None:
             before(unraisable)
 
     sys.unraisablehook = without_orphans
-    warnings.filterwarnings('ignore', "coroutine '.*' was never awaited")
-    logging.getLogger('asyncio').setLevel(logging.CRITICAL)

@@ -8,7 +8,7 @@ def test_tensorflow_comes_without_keras():
     code = """
 import sys
 from sreml_jax import data
-data._import_tensorflow()
+data.import_tensorflow()
 import tensorflow_datasets
 print('tensorflow' in sys.modules, 'keras' in sys.modules)
 """

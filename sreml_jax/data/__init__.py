@@ -41,7 +41,7 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     if config.crop_type not in ('uncropped', 'cropped'):
         raise UserError(f"crop_type is {config.crop_type!r}; it must be 'uncropped' or 'cropped'.")
     source = Path() if name == 'glyphs' else _source(config)
-    _import_tensorflow()
+    import_tensorflow()
     builder = getattr(importlib.import_module(f'sreml_jax.data.{name}'), name.capitalize())(source, config)
     builder.prepare()
     for note in builder.info.metadata['notes']:
@@ -49,9 +49,11 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     return builder
 
 
-def _import_tensorflow() -> None:
+def import_tensorflow() -> None:
     """Imports tensorflow without keras, which nothing here uses and which would take two seconds more."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # tensorflow is talkative at its start
+    # Nothing here uses oneDNN, and on some processors tensorflow says, whatever its log level, that it could.
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     hidden = 'keras' not in sys.modules
     if hidden:
         sys.modules['keras'] = None  # type: ignore[assignment]  # "cannot be imported"

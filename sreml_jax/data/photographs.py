@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sreml_jax import data
 from sreml_jax.data import decode, machine
 from sreml_jax.errors import UserError
 
@@ -170,7 +171,7 @@ def _read(file: Found, known: str, resize: Callable[[np.ndarray], np.ndarray]) -
 @functools.cache
 def _resizer(size: int) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the resizing of training and evaluation, for any thread; imports tensorflow."""
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # tensorflow is talkative at its start
+    data.import_tensorflow()
     import tensorflow as tf
 
     from sreml_jax.data.pipeline import resized
