@@ -281,6 +281,16 @@ def test_at_most_twenty_unreadable_images_are_shown(embedder, tmp_path, capsys):
     assert len(Index(tmp_path / 'index').about['unreadable']) == 25
 
 
+def test_a_name_that_is_not_utf_8_is_left_out_and_the_others_are_embedded(embedder, tmp_path, capsys):
+    paths = photographs(tmp_path / 'photos', 0, 4)
+    os.link(paths[0], os.fsencode(tmp_path / 'photos') + b'/caf\xe9.png')
+    embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
+    index = Index(tmp_path / 'index')
+    assert paths_of(index) == [str(path) for path in paths]
+    assert list(index.about['unreadable']) == [f'{tmp_path}/photos/caf\\xe9.png']
+    assert 'caf\\xe9.png: the name is not UTF-8; rename the file' in capsys.readouterr().out
+
+
 def test_a_signal_saves_and_the_same_call_goes_on(embedder, tmp_path, monkeypatch):
     photographs(tmp_path / 'photos', 0, 100)
     signals = NoSignals()

@@ -122,11 +122,12 @@ def test_a_missing_photograph_is_one_sentence(tmp_path):
         photographs.images([tmp_path / 'gone.jpg'], 8)
 
 
-def test_a_name_that_no_table_could_hold_is_left_out(tmp_path):
-    name = os.fsencode(tmp_path) + b'/\xff.png'
-    with open(name, 'wb') as file:  # noqa: PTH123
-        file.write(pictures.encoded(np.zeros((4, 4, 3), np.uint8)))
-    (found,) = Pattern(str(tmp_path)).find()
-    (photograph,) = photographs.read([(found, '')], 8)
-    assert 'not UTF-8' in photograph.problem
-    photograph.problem.encode()
+def test_names_that_no_table_could_hold_are_told_apart_and_left_out(tmp_path):
+    for name in (b'\xfe.png', b'\xff.png'):
+        with open(os.fsencode(tmp_path) + b'/' + name, 'wb') as file:  # noqa: PTH123
+            file.write(pictures.encoded(np.zeros((4, 4, 3), np.uint8)))
+    found = list(Pattern(str(tmp_path)).find())
+    assert [file.path for file in found] == [f'{tmp_path}/\\xfe.png', f'{tmp_path}/\\xff.png']
+    for photograph in photographs.read([(file, '') for file in found], 8):
+        assert photograph.image is None and 'not UTF-8' in photograph.problem
+        photograph.problem.encode()

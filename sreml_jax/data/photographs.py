@@ -20,12 +20,14 @@ class Found(NamedTuple):
     """A file that should be a picture.
 
     Attributes:
-      path: absolute; links are not resolved.
+      path: absolute; links are not resolved. UTF-8, as every table wants it: what is not is escaped.
       label: its class: the name of the folder it lies in, where that is below the folder searched; else None.
+      problem: a sentence about what can not even be tried to read, or ''.
     """
 
     path: str
     label: str | None
+    problem: str = ''
 
 
 class Photograph(NamedTuple):
@@ -101,7 +103,7 @@ class Pattern:
             elif self._match((*below, entry.name), self._parts) and (
                 self._is_file or entry.name.lower().endswith(decode.SUFFIXES)
             ):
-                yield Found(entry.path, below[-1] if below else None)
+                yield _found(entry.path, below[-1] if below else None)
         for entry in folders:
             if self._may_hold((*below, entry.name)):
                 yield from self._walk(entry.path, (*below, entry.name), above)
@@ -137,7 +139,7 @@ def read(files: Iterable[tuple[Found, str]], size: int) -> Iterator[Photograph]:
 def images(paths: Iterable[str | Path], size: int) -> np.ndarray:
     """Returns the pictures in these files, uint8 [files, size, size, 3]; raises UserError for a bad one."""
     made = []
-    for photograph in read(((Found(str(path), None), '') for path in paths), size):
+    for photograph in read(((_found(str(path), None), '') for path in paths), size):
         if photograph.problem:
             raise UserError(photograph.problem)
         if photograph.image is not None:  # none was known already
@@ -150,22 +152,29 @@ def image(encoded: bytes, name: str, size: int) -> np.ndarray:
     return _resizer(size)(np.asarray(decode.open_picture(encoded, name)[0]))
 
 
+def _found(path: str, label: str | None) -> Found:
+    name = os.fsencode(path).decode(errors='backslashreplace')
+    if name == path:
+        return Found(path, label)
+    return Found(name, None, f'{name}: the name is not UTF-8; rename the file or its folder')
+
+
 def _read(file: Found, known: str, resize: Callable[[np.ndarray], np.ndarray]) -> Photograph:
-    name = file.path.encode(errors='replace').decode()
-    if name != file.path:
-        return Photograph(name, file.label, problem=f'{name}: the name is not UTF-8; rename the file')
+    path, label, problem = file
+    if problem:
+        return Photograph(path, label, problem=problem)
     try:
-        encoded = Path(file.path).read_bytes()
+        encoded = Path(path).read_bytes()
     except OSError as error:
-        return Photograph(*file, problem=f'{name}: {error.strerror}')
+        return Photograph(path, label, problem=f'{path}: {error.strerror}')
     sha256 = hashlib.sha256(encoded).hexdigest()
     if sha256 == known:
-        return Photograph(*file, sha256)
+        return Photograph(path, label, sha256)
     try:
-        picture, _ = decode.open_picture(encoded, name)
+        picture, _ = decode.open_picture(encoded, path)
     except UserError as error:
-        return Photograph(*file, sha256, problem=str(error))
-    return Photograph(*file, sha256, *picture.size, resize(np.asarray(picture)))
+        return Photograph(path, label, sha256, problem=str(error))
+    return Photograph(path, label, sha256, *picture.size, resize(np.asarray(picture)))
 
 
 @functools.cache
