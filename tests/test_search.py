@@ -124,6 +124,21 @@ def test_approximate(kind, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob('approximate-*'))) == 1
 
 
+def test_approximate_looks_further_where_its_lists_hold_too_few(tmp_path, monkeypatch):
+    pytest.importorskip('faiss', reason='faiss is not installed')
+    monkeypatch.setattr(approximate, 'RECALL', 0)  # one list a query
+    add(tmp_path, paths := names(0, 400))
+    lists = Approximate(Index(tmp_path))
+    assert lists.probes == 1 and lists.lists > 5
+    query = embeddings_of(names(0, 20), seed=1)
+    similarity = query @ embeddings_of(paths).T
+    for k in (5, 300, 400):
+        rows, similarities = lists.search(query, k)
+        assert all(len(set(row)) == k for row in rows.tolist())
+        np.testing.assert_allclose(similarities, np.take_along_axis(similarity, rows, 1), atol=1e-6)
+    np.testing.assert_array_equal(rows, np.argsort(-similarity, 1))  # k is the whole index
+
+
 def test_approximate_of_an_index_of_a_few_images(tmp_path):
     pytest.importorskip('faiss', reason='faiss is not installed')
     add(tmp_path, names(0, 5))

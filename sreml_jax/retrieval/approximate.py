@@ -21,7 +21,8 @@ class Approximate:
     """An inverted file of 8-bit vectors beside an index, made anew where the index has changed.
 
     The vectors are put into about 4 sqrt(images) lists; the number of lists that a query looks into is
-    doubled until the recall against exact search is RECALL on images of the index.
+    doubled until the recall against exact search is RECALL on images of the index. A query whose lists hold
+    too few images looks into more of them.
 
     Args:
       index: to search.
@@ -51,7 +52,7 @@ class Approximate:
     def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Finds about the k nearest images; arguments and results as of `search.in_index`."""
         k = min(k, len(self._index))
-        _, candidates = self._lists.search(np.ascontiguousarray(query, np.float32), _CANDIDATES * k)
+        candidates = self._candidates(np.ascontiguousarray(query, np.float32), k, self._lists.nprobe)
         rows = np.zeros((len(query), k), np.int32)
         similarities = np.full((len(query), k), -np.inf, np.float32)
         for i, found in enumerate(candidates):
@@ -60,6 +61,15 @@ class Approximate:
             best = np.argsort(-exact, kind='stable')[:k]
             rows[i, : len(best)], similarities[i, : len(best)] = found[best], exact[best]
         return rows, similarities
+
+    def _candidates(self, query: np.ndarray, k: int, probes: int) -> np.ndarray:
+        """Returns rows of at least k images, those before the first -1; [queries, about _CANDIDATES * k]."""
+        settings = self._faiss.SearchParametersIVF(nprobe=probes)
+        _, rows = self._lists.search(query, _CANDIDATES * k, params=settings)
+        short = (rows >= 0).sum(1) < k  # the lists looked into hold no more
+        if short.any() and probes < self._lists.nlist:
+            rows[short] = self._candidates(query[short], k, min(2 * probes, self._lists.nlist))
+        return rows
 
     def _built(self):
         number, width = self._index.embeddings.shape
