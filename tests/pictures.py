@@ -101,6 +101,7 @@ def write_broken(folder: Path) -> list[str]:
         'truncated.png': encoded(noise)[:2000],
         'empty.jpg': b'',
         'text.jpg': b'I am no picture.\n',
+        'eps.jpg': encoded(noise, 'EPS'),  # PIL would start Ghostscript
     }
     for name, content in broken.items():
         (folder / name).write_bytes(content)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pictures
 import pytest
+from PIL import Image
 
 from sreml_jax.data import decode
 from sreml_jax.errors import UserError
@@ -35,6 +36,7 @@ def test_only_plain_files_are_called_plain(tmp_path):
         ('truncated.png', 'truncated'),
         ('empty.jpg', 'empty file'),
         ('text.jpg', 'not an image'),
+        ('eps.jpg', 'not an image'),
         ('absent.jpg', 'No such file'),
     ],
 )
@@ -42,6 +44,12 @@ def test_broken_files_are_named_with_the_reason(tmp_path, name, why):
     pictures.write_broken(tmp_path)
     with pytest.raises(UserError, match=f'{name}: .*{why}'):
         decode.picture(tmp_path / name)
+
+
+def test_every_suffix_is_of_a_format_that_pil_opens():
+    Image.init()
+    opened = {suffix for suffix, name in Image.registered_extensions().items() if name in decode.FORMATS}
+    assert set(decode.SUFFIXES) <= opened and set(decode.FORMATS) <= set(Image.OPEN)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -135,15 +136,24 @@ def picture(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def test_what_is_no_picture(address, paths):
+def test_what_is_no_picture(address, paths, tmp_path, monkeypatch):
+    # Whatever would be found as Ghostscript leaves a trace.
+    for name in ('gs', 'gswin32c', 'gswin64c'):
+        (tmp_path / name).write_text(f'#!/bin/sh\ntouch {tmp_path}/started\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    eps = io.BytesIO()
+    Image.new('RGB', (20, 20)).save(eps, 'EPS')
     for content in (
         b'no picture',
         b'',
         paths[0].read_bytes()[:-40],
         b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        eps.getvalue(),
     ):
         sentence = refusal(ask(address, '/search', content), 415)
         assert sentence == 'this file can not be read as a picture; take a JPEG, PNG, WebP or the like'
+    assert not (tmp_path / 'started').exists()
 
 
 def test_what_is_too_large(address, monkeypatch):

@@ -8,8 +8,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sreml_jax.errors import UserError
 
-# Of picture files.
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.avif')
+# What is read, whatever a file calls itself: PIL's name of the format -> suffixes. PIL knows others, of which
+# EPS starts another program on the user's files.
+FORMATS = {
+    'JPEG': ('.jpg', '.jpeg'),
+    'PNG': ('.png',),
+    'WEBP': ('.webp',),
+    'BMP': ('.bmp',),
+    'GIF': ('.gif',),
+    'TIFF': ('.tif', '.tiff'),
+    'PPM': ('.ppm', '.pgm'),
+    'AVIF': ('.avif',),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
@@ -35,7 +46,7 @@ def open_picture(encoded: bytes, name: str) -> tuple[Image.Image, bool]:
     if not encoded:
         raise UserError(f'{name}: empty file')
     try:
-        with Image.open(io.BytesIO(encoded)) as picture:
+        with Image.open(io.BytesIO(encoded), formats=tuple(FORMATS)) as picture:
             picture.load()
             upright = picture.getexif().get(_ORIENTATION, 1) == 1
             eight_bit = picture.format == 'JPEG' or (picture.format == 'PNG' and encoded[_PNG_BIT_DEPTH] == 8)

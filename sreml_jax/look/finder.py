@@ -130,7 +130,8 @@ class Finder:
     def _decoded(self, encoded: bytes) -> np.ndarray:
         """Returns uint8 [size, size, 3], the pixels that evaluation would see."""
         try:
-            with Image.open(io.BytesIO(encoded)) as picture:  # reads no more than its head
+            # Reads no more than its head.
+            with Image.open(io.BytesIO(encoded), formats=tuple(decode.FORMATS)) as picture:
                 pixels = picture.width * picture.height
                 if pixels <= MOST_PIXELS:
                     picture.verify()
