@@ -54,6 +54,7 @@ def embed(
         raise UserError(f'there is no picture in {images}; --images takes a folder, a glob or a file')
     held = signals.held() if signals else contextlib.nullcontext()
     with held, Unfinished(out, {**embedder.about, 'storage': storage, 'vectors': vectors}) as index:
+        index.forget_unreadable(pattern.covers)  # they are tried again
         found = itertools.takewhile(lambda _: not (signals and signals.received), pattern.find())
         files = ((file, index.sha256(file.path)) for file in found)
         read = photographs.read(files, embedder.image_size)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from test_photographs import close
 from test_train import NoSignals
 from tiny import tiny_config, tiny_dataset
 
@@ -289,6 +290,19 @@ def test_a_name_that_is_not_utf_8_is_left_out_and_the_others_are_embedded(embedd
     assert paths_of(index) == [str(path) for path in paths]
     assert list(index.about['unreadable']) == [f'{tmp_path}/photos/caf\\xe9.png']
     assert 'caf\\xe9.png: the name is not UTF-8; rename the file' in capsys.readouterr().out
+
+
+def test_a_closed_folder_is_left_out_until_it_is_open(embedder, tmp_path, capsys):
+    paths = photographs(tmp_path / 'photos', 0, 9)
+    closed = tmp_path / 'photos' / 'class1'
+    with pytest.MonkeyPatch.context() as patch:
+        close(closed, patch)
+        embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
+    assert f'1 unreadable images are left out: {closed}: Permission denied' in capsys.readouterr().out
+    assert paths_of(Index(tmp_path / 'index')) == [str(path) for path in paths if path.parent != closed]
+    embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
+    assert set(paths_of(Index(tmp_path / 'index'))) == set(map(str, paths))
+    assert Index(tmp_path / 'index').about['unreadable'] == {}
 
 
 def test_a_signal_saves_and_the_same_call_goes_on(embedder, tmp_path, monkeypatch):

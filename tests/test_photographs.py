@@ -1,7 +1,9 @@
 """Which files a folder or a glob means, and what is read of them."""
 
+import errno
 import hashlib
 import os
+import tracemalloc
 
 import numpy as np
 import pictures
@@ -86,6 +88,44 @@ def test_a_folder_is_walked_only_where_the_glob_leads(tree, monkeypatch):
     monkeypatch.setattr(os, 'scandir', lambda folder: walked.append(folder) or scandir(folder))
     list(Pattern(str(tree / '*.jpg')).find())
     assert walked == [str(tree)]
+
+
+def close(folder, monkeypatch) -> None:
+    """Makes a folder one that can not be looked into, for root as well."""
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path) == str(folder):
+            raise PermissionError(errno.EACCES, 'Permission denied', path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refused)
+
+
+def test_a_folder_that_can_not_be_looked_into_is_told_of(tree, monkeypatch):
+    close(tree / 'cats', monkeypatch)
+    found = list(Pattern(str(tree)).find())
+    problem = f'{tree}/cats: Permission denied'
+    names = ['top.jpg', 'cats/', 'dogs/d.png', 'odd [1]/f.png']
+    assert [(file.path, file.problem) for file in found] == [
+        (f'{tree}/{name}', problem if name == 'cats/' else '') for name in names
+    ]
+    (photograph,) = photographs.read([(found[1], '')], 8)
+    assert photograph.problem == problem and photograph.image is None
+    for text, covered in (('', True), ('*/*.png', True), ('cats', True), ('*', False), ('dogs', False)):
+        assert Pattern(str(tree / text)).covers(f'{tree}/cats/') == covered
+
+
+def test_no_more_than_names_are_kept_of_a_folder(tmp_path):
+    for i in range(5_000):
+        (tmp_path / f'{i:05}.jpg').touch()
+    tracemalloc.start()
+    try:
+        next(Pattern(str(tmp_path)).find())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5_000 * 100  # a str of 9 letters takes 58 bytes, its place in a list 8, twice
 
 
 def test_pixels_are_those_of_pil(tmp_path):

@@ -17,10 +17,11 @@ from sreml_jax.errors import UserError
 
 
 class Found(NamedTuple):
-    """A file that should be a picture.
+    """A file that should be a picture, or a folder that can not be looked into.
 
     Attributes:
-      path: absolute; links are not resolved. UTF-8, as every table wants it: what is not is escaped.
+      path: absolute; links are not resolved. UTF-8, as every table wants it: what is not is escaped. That of
+        a folder ends with '/'.
       label: its class: the name of the folder it lies in, where that is below the folder searched; else None.
       problem: a sentence about what can not even be tried to read, or ''.
     """
@@ -58,12 +59,18 @@ class Pattern:
 
     Args:
       text: of the user.
+
+    Raises:
+      UserError: a folder above it is closed to this user.
     """
 
     def __init__(self, text: str):
         path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100, Path.absolute keeps '..'
         parts = path.parts
-        self._is_file = path.is_file()
+        try:
+            self._is_file = path.is_file()
+        except OSError as error:
+            raise UserError(f'{path}: {error.strerror}') from None
         self._parts: tuple[str, ...]
         if self._is_file:
             first, self._parts = len(parts) - 1, (glob.escape(path.name),)
@@ -81,32 +88,46 @@ class Pattern:
             return True
         return parts[: len(base)] == base and self._match(parts[len(base) :], self._parts)
 
+    def covers(self, path: str) -> bool:
+        """Returns whether `find` could yield this path of a file or a folder, if the disk had it."""
+        if not path.endswith('/'):
+            return self.matches(path)
+        parts, base = Path(path).parts, self.base.parts
+        below = parts[len(base) :]
+        return parts[: len(base)] == base and (not below or self._may_hold(below))
+
     def find(self) -> Iterator[Found]:
         """Yields the files in the order of their names, a folder's own before those below it.
 
-        No more than the names of one folder, and of those above it, are in memory.
+        A folder that can not be looked into is yielded itself, with the problem. No more than the names of
+        one folder, and of those above it, are in memory.
         """
         if self.base.is_dir():
             yield from self._walk(str(self.base), (), frozenset())
 
     def _walk(self, folder: str, below: tuple[str, ...], above: frozenset) -> Iterator[Found]:
-        state = os.stat(folder)  # noqa: PTH116
-        if (state.st_dev, state.st_ino) in above:
-            return  # a link to a folder that it lies in
-        above = above | {(state.st_dev, state.st_ino)}
-        with os.scandir(folder) as entries:
-            visible = sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
-        folders = []
-        for entry in visible:
-            if entry.is_dir():
-                folders.append(entry)
-            elif self._match((*below, entry.name), self._parts) and (
-                self._is_file or entry.name.lower().endswith(decode.SUFFIXES)
+        files: list[str] = []
+        folders: list[str] = []
+        try:
+            state = os.stat(folder)  # noqa: PTH116
+            if (state.st_dev, state.st_ino) in above:
+                return  # a link to a folder that it lies in
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if not entry.name.startswith('.'):
+                        (folders if _is_folder(entry) else files).append(entry.name)
+        except OSError as error:
+            yield _found(f'{folder}/', None, f'{folder}: {error.strerror}')
+            return
+        for name in sorted(files):
+            if self._match((*below, name), self._parts) and (
+                self._is_file or name.lower().endswith(decode.SUFFIXES)
             ):
-                yield _found(entry.path, below[-1] if below else None)
-        for entry in folders:
-            if self._may_hold((*below, entry.name)):
-                yield from self._walk(entry.path, (*below, entry.name), above)
+                yield _found(os.path.join(folder, name), below[-1] if below else None)  # noqa: PTH118
+        above = above | {(state.st_dev, state.st_ino)}
+        for name in sorted(folders):
+            if self._may_hold((*below, name)):
+                yield from self._walk(os.path.join(folder, name), (*below, name), above)  # noqa: PTH118
 
     def _match(self, names: tuple[str, ...], parts: tuple[str, ...]) -> bool:
         if not parts or not names:
@@ -152,11 +173,18 @@ def image(encoded: bytes, name: str, size: int) -> np.ndarray:
     return _resizer(size)(np.asarray(decode.open_picture(encoded, name)[0]))
 
 
-def _found(path: str, label: str | None) -> Found:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads into a closed folder
+        return False
+
+
+def _found(path: str, label: str | None, problem: str = '') -> Found:
     name = os.fsencode(path).decode(errors='backslashreplace')
-    if name == path:
-        return Found(path, label)
-    return Found(name, None, f'{name}: the name is not UTF-8; rename the file or its folder')
+    if name != path:
+        return Found(name, None, f'{name}: the name is not UTF-8; rename the file or its folder')
+    return Found(path, label, problem)
 
 
 def _read(file: Found, known: str, resize: Callable[[np.ndarray], np.ndarray]) -> Photograph:

@@ -110,7 +110,7 @@ class Unfinished:
             self.save()
 
     def leave_out(self, path: str, problem: str) -> None:
-        """Notes an image that can not be read; what was embedded of its path before is removed."""
+        """Notes an image, or a folder, that can not be read; what was embedded of its path is removed."""
         self._journal.execute('DELETE FROM items WHERE path = ?', (path,))
         self._journal.execute('REPLACE INTO unreadable VALUES (?, ?)', (path, problem))
 
@@ -119,6 +119,11 @@ class Unfinished:
         self._journal.create_function('unwanted', 1, unwanted)
         self._journal.execute('DELETE FROM unreadable WHERE unwanted(path)')
         return self._journal.execute('DELETE FROM items WHERE unwanted(path)').rowcount
+
+    def forget_unreadable(self, concerned: Callable[[str], bool]) -> None:
+        """Drops the notes of `leave_out` on paths of which concerned(path) is true."""
+        self._journal.create_function('concerned', 1, concerned)
+        self._journal.execute('DELETE FROM unreadable WHERE concerned(path)')
 
     def unreadable(self) -> dict[str, str]:
         """Returns path -> what is wrong with it."""
