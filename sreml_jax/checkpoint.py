@@ -24,7 +24,7 @@ from sreml_jax.learning.step import TrainState
 log = logging.getLogger(__name__)
 T = TypeVar('T')
 
-STATE, META_CLASSES, CONFIG, VERSIONS = 'state', 'meta_classes', 'config', 'versions'
+STATE, META_CLASSES, CONFIG, PLACE, VERSIONS = 'state', 'meta_classes', 'config', 'place', 'versions'
 LAST_TRIES = (0, 1, 2, 4, 8)  # seconds before each try to save the last state of a run
 # Not the disk's fault: no memory, or another process that died.
 _OTHER_FAULTS = (MemoryError, jax.errors.JaxRuntimeError)
@@ -35,7 +35,7 @@ class _Damaged(Exception):
 
 
 class Checkpoints:
-    """The checkpoints under one workdir: state, meta-class table, config and package versions.
+    """The checkpoints under one workdir: state, meta-class table, config, place, package versions.
 
     They are moved into place when whole. Several hosts call every method alike, and decide alike.
 
@@ -63,7 +63,7 @@ class Checkpoints:
             single_host_load_and_broadcast=True,
         )
         return ocp.CheckpointManager(
-            self.folder, options=options, item_names=(STATE, META_CLASSES, CONFIG, VERSIONS)
+            self.folder, options=options, item_names=(STATE, META_CLASSES, CONFIG, PLACE, VERSIONS)
         )
 
     def _clean_up(self) -> None:
@@ -86,11 +86,15 @@ class Checkpoints:
         """Returns the steps of the checkpoints, ascending."""
         return sorted(map(int, self._manager.all_steps()))
 
-    def save(self, state: TrainState, meta_table: np.ndarray, config: ConfigDict) -> None:
+    def save(
+        self, state: TrainState, meta_table: np.ndarray, config: ConfigDict, place: dict[str, Any]
+    ) -> None:
         """Saves in the background; a step that is there already is not saved again.
 
         Where that fails, as on a full disk, a warning says so, at the latest with the next save; the
         checkpoints before it stay.
+
+        place: what else says how far the run is and on what, as JSON can hold it.
         """
         self.wait()
         step = int(state.step)
@@ -100,6 +104,7 @@ class Checkpoints:
             STATE: ocp.args.PyTreeSave(dict(vars(state))),
             META_CLASSES: ocp.args.StandardSave({'table': meta_table}),
             CONFIG: ocp.args.JsonSave(config.to_dict()),
+            PLACE: ocp.args.JsonSave(place),
             VERSIONS: ocp.args.JsonSave(versions.installed()),
         }
         self._pending = step
@@ -133,15 +138,17 @@ class Checkpoints:
             self._pending = None
             self._reopen()
 
-    def save_last(self, state: TrainState, meta_table: np.ndarray, config: ConfigDict) -> None:
-        """Returns when `state` lies on the disk, after some tries if need be.
+    def save_last(
+        self, state: TrainState, meta_table: np.ndarray, config: ConfigDict, place: dict[str, Any]
+    ) -> None:
+        """Returns when `state` lies on the disk, after some tries if need be; arguments as of `save`.
 
         Raises:
           RunError: it could not be saved.
         """
         for seconds in LAST_TRIES:
             time.sleep(seconds)
-            self.save(state, meta_table, config)
+            self.save(state, meta_table, config, place)
             self.wait()
             if int(state.step) in self.steps():
                 return
@@ -185,11 +192,13 @@ class Checkpoints:
         """Returns the config that the checkpoint was saved with."""
         return configs.restore(self._item(step, CONFIG, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()))
 
+    def place(self, step: int) -> dict[str, Any]:
+        """Returns the `place` that the checkpoint was saved with; {} where it has none."""
+        return self._later_item(step, PLACE)
+
     def versions(self, step: int) -> dict[str, str]:
         """Returns the versions of the packages that saved the checkpoint; {} where it does not say."""
-        if _in_any_process(not (self.folder / str(step) / VERSIONS).exists()):
-            return {}
-        return self._item(step, VERSIONS, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+        return self._later_item(step, VERSIONS)
 
     def meta_table(self, step: int) -> np.ndarray:
         """Returns the meta-class table, int32 [members, classes]."""
@@ -208,6 +217,12 @@ class Checkpoints:
         restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
         args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
         return self._item(step, STATE, ocp.PyTreeCheckpointHandler(), args)
+
+    def _later_item(self, step: int, name: str) -> dict[str, Any]:
+        # The first checkpoints did not have it.
+        if _in_any_process(not (self.folder / str(step) / name).exists()):
+            return {}
+        return self._item(step, name, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
 
     def _item(self, step: int, name: str, handler: ocp.CheckpointHandler, args: Any) -> Any:
         # The handler, not the manager: that one makes processes wait for one whose read has failed.

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from sreml_jax import hosts
+from sreml_jax.epochs import Epochs
 from sreml_jax.errors import RunError
 from sreml_jax.learning import step
 from sreml_jax.writer import Progress, Writer
@@ -18,15 +19,14 @@ _NAMED = 10  # members that a sentence names at most
 
 
 class Journal:
-    """Tells the metrics of steps first_step + 1 to `total`; several hosts tell them once.
+    """Tells the metrics of the steps after `first_step`; several hosts tell them once.
 
     Args:
       config: of the run.
       workdir: metrics.jsonl and TensorBoard's files go here.
       first_step: steps done before.
-      total: steps of the whole run.
-      steps_per_epoch: of the run.
-      rate: the learning rate's schedule.
+      epochs: of the run.
+      rate: the learning rate, by the updates done.
     """
 
     def __init__(
@@ -34,16 +34,15 @@ class Journal:
         config: ConfigDict,
         workdir: Path,
         first_step: int,
-        total: int,
-        steps_per_epoch: int,
+        epochs: Epochs,
         rate: optax.Schedule,
     ):
-        self._config, self._total, self._rate = config, total, rate
+        self._config, self._last, self._rate = config, epochs.last, rate
         self._skipped = 0
         self._writer = self._progress = None
         if hosts.is_first():
             self._writer = Writer(workdir, first_step)
-            self._progress = Progress(total, first_step, config.batch_size, steps_per_epoch)
+            self._progress = Progress(epochs, first_step, config.batch_size)
 
     def tell(self, number: int, metrics: dict[str, jax.Array]) -> None:
         """Waits for the metrics of step `number`, shows and writes them.
@@ -60,7 +59,7 @@ class Journal:
         if not self._writer or not self._progress:
             return
         self._progress.show(number, scalars)
-        if number % self._config.log_every == 0 or number == self._total:
+        if number % self._config.log_every == 0 or number == self._last:
             rates = {'learning_rate': float(self._rate(number - 1))}
             self._writer.write(number, {**scalars, **rates, **({'skipped': 1.0} if skipped else {})})
 

@@ -15,6 +15,7 @@ from sreml_jax import mesh as meshes
 from sreml_jax.checkpoint import Checkpoints
 from sreml_jax.data import ahead
 from sreml_jax.data.dataset import Batch, Dataset
+from sreml_jax.epochs import Epochs
 from sreml_jax.errors import UserError
 from sreml_jax.journal import Journal
 from sreml_jax.learning import meta_classes, optimizer, step
@@ -38,33 +39,37 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
     config = configs.with_colours(config, dataset.mean, dataset.std)
     run = Run.of(config)
     steps_per_epoch = dataset.steps_per_epoch(config.batch_size)
-    total = config.num_epochs * steps_per_epoch
-    adam = run.adam(steps_per_epoch)
+    schedule = optimizer.schedule(config, steps_per_epoch)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'{workdir} can not be made ({error.strerror}); take another --workdir') from error
     checkpoints = Checkpoints(workdir, config.checkpoints_kept)
-    state, table = start(run, adam, checkpoints, dataset, workdir)
+    state, table, place = start(run, run.adam(steps_per_epoch), checkpoints, dataset, workdir)
     first = int(state.step)
-    if first >= total:
+    epochs = Epochs.going_on(config.num_epochs, steps_per_epoch, first, place)
+    if (before := place.get('steps_per_epoch', epochs.steps)) != epochs.steps:
+        share = epochs.done(first) / epochs.steps
+        log.info('an epoch had %d steps, and has %d from here on; %.2f are done', before, epochs.steps, share)
+    if first >= epochs.last:
         log.info('%s is trained to the end (step %d): nothing to do but to evaluate', workdir, first)
         checkpoints.close()
         return
 
+    rate = epochs.shifted(schedule)
     train_step = step.make_train_step(
-        run.model, adam, run.mesh, dataset.mean, dataset.std, bool(config.skip_nonfinite)
+        run.model, optimizer.adam(rate), run.mesh, dataset.mean, dataset.std, bool(config.skip_nonfinite)
     )
     meta_table = meshes.put_whole(run.mesh, meshes.META_TABLE, table)
-    rate = optimizer.schedule(config, steps_per_epoch)
     batches = dataset.train_batches(
         config.batch_size,
         config.num_epochs,
         config.seed,
-        first,
+        epochs.done(first),
         meshes.local_rows(run.mesh, config.batch_size),
     )
-    journal = Journal(config, workdir, first, total, steps_per_epoch, rate)
+    journal = Journal(config, workdir, first, epochs, rate)
+    place = {'steps_per_epoch': epochs.steps, 'offset': epochs.offset}
     saved = time.monotonic()
     pending = None
     with closing(checkpoints), closing(journal), signals.held():
@@ -74,30 +79,30 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
                 journal.tell(*pending)
             pending = number, metrics
             late = time.monotonic() - saved > 60 * config.checkpoint_minutes
-            epoch_ends = number % steps_per_epoch == 0
+            epoch_ends = epochs.ends(number)
             stop, due = hosts.agree(number, epoch_ends, signals.received, late)
             if due or stop or epoch_ends:
                 journal.tell(*pending)
                 journal.check(number, state)
                 pending = None
-                checkpoints.save(state, table, config)
+                checkpoints.save(state, table, config, place)
                 saved = time.monotonic()
             if stop:
                 signals.received = stop
                 break
-        checkpoints.save_last(state, table, config)
+        checkpoints.save_last(state, table, config, place)
     signals.leave(f'stopped after step {number} and saved; the same command goes on from there')
 
 
 def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: Path):
-    """Returns (state, meta-class table) of the newest checkpoint, or fresh ones where there is none."""
+    """Returns (state, meta-class table, place) of the newest checkpoint; fresh ones where there is none."""
     config = run.config
     if not checkpoints.steps():
         table = meta_classes.draw(
             dataset.num_classes, config.ensemble_size, config.meta_class_size, config.seed
         )
         weights = pretrained.read(config.weights, run.model)
-        return step.initial_state(run.model, adam, run.mesh, config.seed, weights), table
+        return step.initial_state(run.model, adam, run.mesh, config.seed, weights), table, {}
     abstract = run.abstract_state(adam)
 
     def read(step: int):
@@ -109,15 +114,16 @@ def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: P
                 f'{workdir} was trained on {table.shape[1]} classes, but {dataset.name} now has '
                 f'{dataset.num_classes}; take another --workdir, or the data it was trained on'
             )
-        return saved, checkpoints.versions(step), table, checkpoints.state(step, abstract)
+        place, packages = checkpoints.place(step), checkpoints.versions(step)
+        return saved, place, packages, table, checkpoints.state(step, abstract)
 
-    newest, (saved, packages, table, state) = checkpoints.newest_whole(read)
+    newest, (saved, place, packages, table, state) = checkpoints.newest_whole(read)
     for field, (was, now) in configs.differences(saved, config).items():
         log.info('%s was %r when this run was last saved, and is %r from here on', field, was, now)
     if changed := versions.changed(packages):
         log.info('packages have changed since this run was last saved: %s', changed)
     log.info('going on from step %d', newest)
-    return state, table
+    return state, table, place
 
 
 def on_device(batches: Iterator[Batch], run: Run) -> Iterator[tuple[jax.Array, jax.Array]]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from sreml_jax.epochs import Epochs
+
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
@@ -82,22 +84,23 @@ class Progress:
     """A bar with images/s and time left on a terminal, plain lines where there is none.
 
     Args:
-      total: steps of the whole run.
+      epochs: of the run.
       first_step: steps done before.
       batch_size: images a step.
-      steps_per_epoch: of the run.
     """
 
-    def __init__(self, total: int, first_step: int, batch_size: int, steps_per_epoch: int):
-        self._total, self._first, self._batch = total, first_step, batch_size
-        self._steps_per_epoch = steps_per_epoch
+    def __init__(self, epochs: Epochs, first_step: int, batch_size: int):
+        self._epochs, self._first, self._batch = epochs, first_step, batch_size
         self._start: float | None = None
         self._shown = 0.0
         self._averages: dict[str, float] = {}
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
-                total=total * batch_size, initial=first_step * batch_size, unit=' images', dynamic_ncols=True
+                total=epochs.done(epochs.last) * batch_size,
+                initial=epochs.done(first_step) * batch_size,
+                unit=' images',
+                dynamic_ncols=True,
             )
 
     def show(self, step: int, scalars: dict[str, float]) -> None:
@@ -108,19 +111,20 @@ class Progress:
         now = time.monotonic()
         if self._start is None:  # the first step is mostly compilation: it counts in no rate
             self._start, self._first_timed = now, step
-        text = f'epoch {(step - 1) // self._steps_per_epoch + 1}/{self._total // self._steps_per_epoch}  '
+        total = self._epochs.last
+        text = f'epoch {self._epochs.of(step)}/{self._epochs.number}  '
         text += '  '.join(f'{name} {value:.4f}' for name, value in self._averages.items())
         if self._bar is not None:
             self._bar.set_description_str(text, refresh=False)
             self._bar.update(self._batch)
-        elif now - self._shown > LINE_SECONDS or step == self._total:
+        elif now - self._shown > LINE_SECONDS or step == total:
             self._shown = now
             timed = step - self._first_timed
             if timed:
                 seconds = (now - self._start) / timed
-                left = tqdm.format_interval(seconds * (self._total - step))
+                left = tqdm.format_interval(seconds * (total - step))
                 text += f'  {self._batch / seconds:.1f} images/s  {left} left'
-            print(f'step {step}/{self._total}  {text}', flush=True)
+            print(f'step {step}/{total}  {text}', flush=True)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -28,6 +28,7 @@ from sreml_jax.train import start
 
 EVERYWHERE = P()
 TABLE = np.arange(24, dtype=np.int32).reshape(12, 2)
+PLACE = {'steps_per_epoch': 4, 'offset': -2}
 
 
 def state_at(step: int, mesh: jax.sharding.Mesh) -> TrainState:
@@ -59,7 +60,7 @@ def saved(workdir: Path, *steps: int) -> list[TrainState]:
     states = [state_at(step, mesh_of(1)) for step in steps]
     checkpoints = Checkpoints(workdir, kept=len(steps))
     for state in states:
-        checkpoints.save(state, TABLE + int(state.step), tiny_config(num_epochs=int(state.step)))
+        checkpoints.save(state, TABLE + int(state.step), tiny_config(num_epochs=int(state.step)), PLACE)
     checkpoints.close()
     return states
 
@@ -68,8 +69,9 @@ def read_all(checkpoints: Checkpoints):
     """What training reads of a checkpoint, in its order."""
 
     def read(step):
-        config, versions = checkpoints.config(step), checkpoints.versions(step)
-        return config, versions, checkpoints.meta_table(step), checkpoints.state(step, like(step))
+        config, place = checkpoints.config(step), checkpoints.place(step)
+        versions = checkpoints.versions(step)
+        return config, place, versions, checkpoints.meta_table(step), checkpoints.state(step, like(step))
 
     def like(step):
         return abstract(state_at(step, mesh_of(1)))
@@ -78,9 +80,10 @@ def read_all(checkpoints: Checkpoints):
 
 
 def assert_whole(found, state: TrainState) -> None:
-    config, versions, table, restored = found
+    config, place, versions, table, restored = found
     step = int(state.step)
     assert config == tiny_config(num_epochs=step)
+    assert place == PLACE
     assert versions['sreml_jax'] == sreml_jax.__version__
     np.testing.assert_array_equal(table, TABLE + step)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
@@ -109,6 +112,7 @@ DAMAGES = {
     'manifest': lambda folder: truncate(folder / 'state' / 'manifest.ocdbt'),
     'meta classes': lambda folder: truncate(folder / 'meta_classes' / 'manifest.ocdbt'),
     'config': lambda folder: truncate(folder / 'config' / 'metadata'),
+    'place': lambda folder: truncate(folder / 'place' / 'metadata'),
     'versions': lambda folder: truncate(folder / 'versions' / 'metadata'),
     'no state': lambda folder: remove(folder / 'state'),
     'nothing in it': lambda folder: [remove(p) if p.is_dir() else p.unlink() for p in folder.iterdir()],
@@ -140,7 +144,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(dam
 
     # The run comes to that step again, and its checkpoint is damaged again.
     again = state_at(8, mesh_of(1))
-    checkpoints.save(again, TABLE + 8, tiny_config(num_epochs=8))
+    checkpoints.save(again, TABLE + 8, tiny_config(num_epochs=8), PLACE)
     checkpoints.wait()
     assert_whole(checkpoints.newest_whole(read_all(checkpoints))[1], again)
     truncate(tmp_path / 'checkpoints' / '8' / 'config' / 'metadata')
@@ -167,7 +171,7 @@ def test_whatever_file_is_damaged_no_other_numbers_are_read(change, tmp_path):
         except UserError:
             noticed.add(path.parts[0])
         file.write_bytes(content)
-    assert noticed == {'state', 'meta_classes', 'config', 'versions'}
+    assert noticed == {'state', 'meta_classes', 'config', 'place', 'versions'}
 
 
 def test_where_none_is_whole_a_sentence_says_so_and_nothing_is_moved(tmp_path):
@@ -221,7 +225,7 @@ workdir, bytes_a_file = Path(sys.argv[1]), int(sys.argv[2])
 folder = workdir / 'checkpoints'
 first, later = saved(workdir, 1)[0], {n: state_at(n, mesh_of(1)) for n in (2, 3, 4)}
 checkpoints = Checkpoints(workdir, kept=2)
-save = lambda how, step: how(later[step], TABLE + step, tiny_config(num_epochs=step))
+save = lambda how, step: how(later[step], TABLE + step, tiny_config(num_epochs=step), PLACE)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
@@ -274,7 +278,7 @@ def test_a_full_disk_stops_no_run_and_spoils_nothing(bytes_a_file, tmp_path):
 def test_a_state_is_restored_onto_another_mesh_bit_for_bit(before, after, tmp_path):
     state, wanted = state_at(7, mesh_of(before)), abstract(state_at(0, mesh_of(after)))
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state, TABLE, tiny_config())
+    checkpoints.save(state, TABLE, tiny_config(), PLACE)
     checkpoints.wait()
     restored = checkpoints.state(7, wanted)
     checkpoints.close()
@@ -300,8 +304,8 @@ def test_package_versions_are_kept_and_a_change_is_told_in_one_line(tmp_path, mo
     run = Run.of(config)
     adam = run.adam(4)
     checkpoints = Checkpoints(tmp_path)
-    state, table = start(run, adam, checkpoints, dataset, tmp_path)
-    checkpoints.save(state, table, config)
+    state, table, _ = start(run, adam, checkpoints, dataset, tmp_path)
+    checkpoints.save(state, table, config, PLACE)
     checkpoints.wait()
     assert checkpoints.versions(0) == {
         'sreml_jax': sreml_jax.__version__,

@@ -43,7 +43,7 @@ def workdir(tmp_path_factory) -> Path:
     config = configs.with_colours(tiny_config(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     run, checkpoints = Run.of(config), Checkpoints(folder)
     table = np.zeros((config.ensemble_size, 8), np.int32)
-    checkpoints.save_last(step.initial_state(run.model, run.adam(1), run.mesh, seed=0), table, config)
+    checkpoints.save_last(step.initial_state(run.model, run.adam(1), run.mesh, seed=0), table, config, {})
     checkpoints.close()
     return folder
 

@@ -9,6 +9,7 @@ from test_train import NoSignals, final_state, lines
 from tiny import tiny_config, tiny_dataset
 
 from sreml_jax import mesh as meshes
+from sreml_jax.epochs import Epochs
 from sreml_jax.errors import RunError
 from sreml_jax.journal import Journal
 from sreml_jax.learning import step
@@ -61,7 +62,7 @@ def test_a_finite_update_is_the_same_with_and_without_skipping():
 def test_the_sentence_names_the_members_and_the_rate(tmp_path):
     config, _, state, metrics = steps_of(0.5, skip=False, poisoned=1)
     assert np.isfinite(metrics['member_losses']).tolist() == [True, False]
-    journal = Journal(config, tmp_path, 0, 12, 4, lambda number: 0.25 * (number + 1))
+    journal = Journal(config, tmp_path, 0, Epochs(3, 4), lambda number: 0.25 * (number + 1))
     with pytest.raises(RunError, match=r'step 3 is not finite \(members: 1; learning rate 0.75\)'):
         journal.tell(3, metrics)
     # The trunk's gradient is the sum over members.

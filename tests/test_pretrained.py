@@ -270,11 +270,11 @@ def test_a_fresh_run_starts_from_them_and_a_resumed_one_needs_them_no_more(tmp_p
         with pytest.raises(UserError, match='there is no file'):
             start(run, optimizer, checkpoints, dataset, tmp_path)
         np.savez(path, **weights)
-        state, table = start(run, optimizer, checkpoints, dataset, tmp_path)
-        checkpoints.save(state, table, config)
+        state, table, place = start(run, optimizer, checkpoints, dataset, tmp_path)
+        checkpoints.save(state, table, config, place)
         checkpoints.wait()
         path.unlink()
-        again, _ = start(run, optimizer, checkpoints, dataset, tmp_path)
+        again, *_ = start(run, optimizer, checkpoints, dataset, tmp_path)
     for params in (state.params, again.params):
         assert_array_equal(params['trunk']['conv1']['kernel'], weights['conv1.weight'].transpose(2, 3, 1, 0))
         for kernel in params['members']['layer4']['1']['conv2']['kernel']:

@@ -3,6 +3,7 @@
 import errno
 import json
 
+from sreml_jax.epochs import Epochs
 from sreml_jax.writer import Progress, Writer, keep_until
 
 
@@ -73,7 +74,7 @@ def test_keeping_nothing(tmp_path):
 
 
 def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys):
-    progress = Progress(total=4, first_step=0, batch_size=8, steps_per_epoch=2)
+    progress = Progress(Epochs(number=2, steps=2), first_step=0, batch_size=8)
     for step in (1, 2, 3, 4):
         progress.show(step, {'loss': float(step)})
     progress.close()
