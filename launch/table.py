@@ -3,7 +3,7 @@
 python launch/table.py                                          all datasets, backbones and crops
 python launch/table.py --datasets=car,cub --backbones=resnet18 --config.data_dir=DIR
 python launch/table.py --dry-run --card=H100                    the commands, and how long they should take
-python launch/table.py --slurm                                  as a SLURM array, a node a cell
+python launch/table.py --slurm                                  as a SLURM array, a node a cell; safe twice
 python launch/table.py --print                                  only the tables, as far as they are
 
 Each cell has a workdir in --folder. --config.FIELD=VALUE is passed on to every run. Ctrl-C saves the run that
@@ -139,11 +139,14 @@ def locked(folder: Path) -> Iterator[int]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        end = os.pread(lock, 99, 0).decode()
+        end = os.pread(lock, 99, 0).decode() or 'scancel its jobs'
         tell(f'error: a run of the table in {folder} is still under way; wait for it, or end it: {end}')
         sys.exit(2)
-    yield lock
-    os.close(lock)
+    try:
+        yield lock
+    finally:
+        os.truncate(lock, 0)
+        os.close(lock)
 
 
 def submit(folder: Folder, cells: Sequence[Cell], dry_run: bool) -> None:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from configs import default
+
 BENCH_RESULTS = Path(__file__).with_name('bench_results')
 # Images to train on, and to embed for the evaluation; counted in the official lists.
 IMAGES = {
@@ -24,6 +26,8 @@ FIELDS = {
     'batch': 'batch_size',
     'size': 'image_size',
     'remat': 'remat',
+    'dtype': 'dtype',
+    'conv': 'member_conv',
 }
 
 
@@ -49,7 +53,7 @@ def figure(config: ConfigDict, card: str, folder: Path = BENCH_RESULTS) -> Figur
         )
         for name, record in _records(folder)
         if card.lower() in record['figures']['device'].lower()
-        and all(record['arguments'][theirs] == config[ours] for theirs, ours in FIELDS.items())
+        and all(record['arguments'].get(theirs) == config[ours] for theirs, ours in FIELDS.items())
     ]
     return found[-1] if found else None
 
@@ -58,7 +62,10 @@ def bench(config: ConfigDict, card: str) -> str:
     """Returns the command that measures the config's step, to be given on that card."""
     values = {theirs: config[ours] for theirs, ours in FIELDS.items()}
     flags = [f'--{name}' if value is True else f'--{name}={value}' for name, value in values.items() if value]
-    json_file = BENCH_RESULTS.relative_to(BENCH_RESULTS.parents[1]) / f'{card}-{config.model_type}.json'
+    usual = default.get_config()
+    unusual = [f'{name}{value}' for name, value in values.items() if value != usual[FIELDS[name]]]
+    name = '-'.join([card, config.model_type, *unusual[config.model_type != usual.model_type :]])
+    json_file = BENCH_RESULTS.relative_to(BENCH_RESULTS.parents[1]) / f'{name}.json'
     return shlex.join(['python', 'launch/bench.py', 'step', *flags, f'--json={json_file}'])
 
 

@@ -161,8 +161,8 @@ def test_the_plan(tmp_path):
         f'python -m sreml_jax.main --config=configs/car.py --workdir={done.parents[1]}/car-cropped-resnet18 '
         '--config.model_type=resnet18 --config.crop_type=cropped --config.batch_size=6',
         '# no figure of this on Abacus; there, make it by python launch/bench.py step '
-        '--model_type=resnet18 --members=48 --width=64 --batch=6 --size=256 '
-        '--json=launch/bench_results/Abacus-resnet18.json',
+        '--model_type=resnet18 --members=48 --width=64 --batch=6 --size=256 --dtype=auto --conv=auto '
+        '--json=launch/bench_results/Abacus-resnet18-batch6.json',
     ]
     output = run(*arguments, '--slurm').communicate(timeout=60)[0]
     assert output.startswith('sbatch --array=0-0 ') and output.endswith('/logs car-cropped-resnet18\n')
@@ -171,26 +171,42 @@ def test_the_plan(tmp_path):
 def test_time_on_a_card(tmp_path):
     cell = Cell('cub', 'uncropped', 'resnet34')
     config = Folder(tmp_path, ('--config.num_epochs=2',)).config(cell)
-    for i, (date, device, batch, seconds) in enumerate(
+    arguments = {'model_type': 'resnet34', 'members': 48, 'width': 64, 'batch': 12, 'size': 256}
+    arguments |= {'remat': False, 'dtype': 'auto', 'conv': 'auto'}
+    for i, (date, device, other, seconds) in enumerate(
         [
-            ('2026-11-01', 'NVIDIA H100 80GB HBM3', 12, 0.5),
-            ('2026-11-03', 'NVIDIA H100 80GB HBM3', 12, 0.25),
-            ('2026-11-02', 'NVIDIA H100 80GB HBM3', 12, 0.5),
-            ('2026-11-04', 'NVIDIA H100 80GB HBM3', 24, 0.5),
-            ('2026-11-05', 'NVIDIA V100', 12, 0.5),
+            ('2026-11-01', 'NVIDIA H100 80GB HBM3', {}, 0.5),
+            ('2026-11-03', 'NVIDIA H100 80GB HBM3', {}, 0.25),
+            ('2026-11-02', 'NVIDIA H100 80GB HBM3', {}, 0.5),
+            ('2026-11-04', 'NVIDIA H100 80GB HBM3', {'batch': 24}, 0.5),
+            ('2026-11-05', 'NVIDIA V100', {}, 0.5),
+            ('2026-11-06', 'NVIDIA H100 80GB HBM3', {'dtype': 'float32'}, 0.5),
+            ('2026-11-07', 'NVIDIA H100 80GB HBM3', {'conv': 'grouped'}, 0.5),
         ]
     ):
-        arguments = {'model_type': 'resnet34', 'members': 48, 'width': 64, 'batch': batch, 'size': 256}
         figures = {'device': device, 'step seconds': seconds}
-        record = {'date': date, 'arguments': arguments | {'remat': False}, 'figures': figures}
+        record = {'date': date, 'arguments': arguments | other, 'figures': figures}
         (tmp_path / f'{i}.json').write_text(json.dumps(record))
     (tmp_path / 'recall.json').write_text('{"date": "2026-11-06", "arguments": {}, "figures": {}}')
     step = table_time.figure(config, 'h100', tmp_path)
     assert step == (0.25, 'NVIDIA H100 80GB HBM3', '1.json, 2026-11-03')
     # 5,864 images are 488 batches of 12, twice; 5,924 are 494 forward passes.
     assert table_time.seconds(config, step) == pytest.approx(2 * 488 * 0.25 + 494 * 0.25 / 3, rel=1e-3)
+    config.dtype = 'float32'
+    assert table_time.figure(config, 'h100', tmp_path).source == '5.json, 2026-11-06'
     config.model_type = 'resnet50'
     assert table_time.figure(config, 'h100', tmp_path) is None
+
+
+def test_figures_of_different_configs_are_kept_in_different_files(tmp_path):
+    files = set()
+    changes = [('model_type', 'resnet18'), ('batch_size', 6), ('batch_size', 24), ('ensemble_size', 6)]
+    for field, value in [*changes, ('remat', True), ('dtype', 'float32'), ('member_conv', 'grouped')]:
+        config = Folder(tmp_path).config(Cell('cub', 'uncropped', 'resnet34'))
+        config[field] = value
+        command = table_time.bench(config, 'H100').split()
+        files.add(next(word for word in command if word.startswith('--json=')))
+    assert len(files) == 7
 
 
 def test_a_bench_record_names_the_fields_that_time_depends_on(monkeypatch):
@@ -199,27 +215,58 @@ def test_a_bench_record_names_the_fields_that_time_depends_on(monkeypatch):
         bench_step, 'config_of', lambda args: kept.append((args, config_of(args))) or sys.exit()
     )
     wanted = ['--members=2', '--width=8', '--batch=3', '--size=32', '--model_type=resnet34', '--remat']
+    wanted += ['--dtype=float32', '--conv=grouped']
     monkeypatch.setattr(sys, 'argv', ['bench', *wanted])
     with pytest.raises(SystemExit):
         bench_step.main()
     args, config = kept[0]
     values = [(getattr(args, theirs), config[ours]) for theirs, ours in table_time.FIELDS.items()]
-    assert values == [(value, value) for value in ('resnet34', 2, 8, 3, 32, True)]
+    assert values == [(value, value) for value in ('resnet34', 2, 8, 3, 32, True, 'float32', 'grouped')]
+
+
+def job(place: Path, cell: Cell, srun: str) -> subprocess.Popen:
+    """Starts table.sbatch for a cell as SLURM would, with this script in the place of srun."""
+    for name, text in (('srun', srun), ('scontrol', f'echo "$@" >{place}/requeued')):
+        (place / name).write_text(f'#!/bin/sh\n{text}\n')
+        (place / name).chmod(0o755)
+    slurm = {'SLURM_SUBMIT_DIR': str(place), 'SLURM_ARRAY_TASK_ID': '1', 'SLURM_JOB_ID': '77'}
+    command = ['bash', str(ROOT / 'launch' / 'table.sbatch'), 'table/logs', 'car-cropped-resnet18', cell.name]
+    environment = os.environ | slurm | {'PATH': f'{place}:{os.environ["PATH"]}'}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_cell_that_another_job_runs_or_has_finished_is_let_be(tmp_path):
+    folder, cell = Folder(tmp_path / 'table'), Cell('sop', 'uncropped', 'resnet18')
+    folder.keep_arguments(cell)
+    (folder.path / 'lock').write_text('kill 1234')  # of one that was killed
+    begin = f'touch {tmp_path}/started'
+    first = job(tmp_path, cell, f'{begin}; while [ ! -e {tmp_path}/end ]; do sleep 0.05; done')
+    wait_for(tmp_path / 'started')
+    (tmp_path / 'started').unlink()
+    again = job(tmp_path, cell, begin)
+    assert 'is being run already' in again.communicate(timeout=60)[1] and again.returncode == 0
+    by_hand = run(f'--folder={folder.path}', '--datasets=sop', '--backbones=resnet18')
+    told = by_hand.communicate(timeout=60)[1]
+    assert 'is still under way; wait for it, or end it: scancel its jobs' in told
+    assert by_hand.returncode == 2
+    (tmp_path / 'end').touch()
+    first.communicate(timeout=60)
+    assert first.returncode == 0 and folder.log(cell, 'exit').read_text() == '0\n'
+
+    (folder.path / cell.name).mkdir()
+    (folder.path / cell.name / 'results.json').write_text('{}')
+    late = job(tmp_path, cell, begin)
+    assert 'is done already' in late.communicate(timeout=60)[1] and late.returncode == 0
+    assert not (tmp_path / 'started').exists()
 
 
 def test_one_cell_under_slurm(tmp_path):
     folder, cell = Folder(tmp_path / 'table'), Cell('sop', 'uncropped', 'resnet18')
     folder.keep_arguments(cell)
-    for name, text in (
-        ('srun', f'printf "%s\\n" "$@" >{tmp_path}/started; echo "time is up" >&2; exit 143'),
-        ('scontrol', f'echo "$@" >{tmp_path}/requeued'),
-    ):
-        (tmp_path / name).write_text(f'#!/bin/sh\n{text}\n')
-        (tmp_path / name).chmod(0o755)
-    slurm = {'SLURM_SUBMIT_DIR': str(tmp_path), 'SLURM_ARRAY_TASK_ID': '1', 'SLURM_JOB_ID': '77'}
-    command = ['bash', str(ROOT / 'launch' / 'table.sbatch'), 'table/logs', 'car-cropped-resnet18', cell.name]
-    environment = os.environ | slurm | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
-    assert subprocess.run(command, env=environment, timeout=60).returncode == 143
+    started = f'printf "%s\\n" "$@" >{tmp_path}/started; echo "time is up" >&2; exit 143'
+    under_way = job(tmp_path, cell, started)
+    under_way.communicate(timeout=60)
+    assert under_way.returncode == 143
     assert (tmp_path / 'requeued').read_text() == 'requeue 77\n'
     started = (tmp_path / 'started').read_text().splitlines()
     assert started == ['.venv/bin/python', '-m', 'sreml_jax.main', *folder.arguments(cell)]
@@ -227,6 +274,7 @@ def test_one_cell_under_slurm(tmp_path):
     assert sorted(path.suffix for path in (tmp_path / 'table' / 'logs').iterdir()) == [
         '.args',
         '.exit',
+        '.lock',
         '.log',
     ]
 
