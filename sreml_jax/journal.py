@@ -27,6 +27,10 @@ class Journal:
       first_step: steps done before.
       epochs: of the run.
       rate: the learning rate, by the updates done.
+      skipped: updates of those before that were left out.
+
+    Attributes:
+      skipped: updates left out so far, those before `first_step` included.
     """
 
     def __init__(
@@ -36,9 +40,10 @@ class Journal:
         first_step: int,
         epochs: Epochs,
         rate: optax.Schedule,
+        skipped: int = 0,
     ):
         self._config, self._last, self._rate = config, epochs.last, rate
-        self._skipped = 0
+        self.skipped = skipped
         self._writer = self._progress = None
         if hosts.is_first():
             self._writer = Writer(workdir, first_step)
@@ -52,14 +57,15 @@ class Journal:
         """
         scalars = {name: float(metrics[name]) for name in ('loss', 'accuracy')}
         skipped = bool(metrics['skipped'])
-        self._skipped += skipped
-        if self._skipped > self._config.skip_nonfinite or not (skipped or math.isfinite(scalars['loss'])):
+        allowed = skipped and self.skipped < self._config.skip_nonfinite
+        if not allowed and (skipped or not math.isfinite(scalars['loss'])):
             losses = multihost_utils.process_allgather(metrics['member_losses'], tiled=True)
             raise RunError(self._not_finite(f'the loss or gradient of step {number}', number, losses))
+        self.skipped += skipped
         if not self._writer or not self._progress:
             return
         self._progress.show(number, scalars)
-        if number % self._config.log_every == 0 or number == self._last:
+        if skipped or number % self._config.log_every == 0 or number == self._last:
             rates = {'learning_rate': float(self._rate(number - 1))}
             self._writer.write(number, {**scalars, **rates, **({'skipped': 1.0} if skipped else {})})
 
@@ -77,7 +83,7 @@ class Journal:
     def _not_finite(self, what: str, number: int, values: np.ndarray) -> str:
         concerned = np.flatnonzero(~np.isfinite(values))
         names = ', '.join(map(str, concerned[:_NAMED])) + (', ...' if len(concerned) > _NAMED else '')
-        skipped = f', {self._skipped - 1} updates were skipped before' if self._skipped > 1 else ''
+        skipped = f', {self.skipped} updates were skipped before' if self.skipped else ''
         return (
             f'{what} is not finite (members: {names or "none alone"}; learning rate '
             f'{float(self._rate(number - 1)):.3g}{skipped}); it was not saved: lower config.learning_rate or '

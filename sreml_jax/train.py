@@ -68,8 +68,11 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
         epochs.done(first),
         meshes.local_rows(run.mesh, config.batch_size),
     )
-    journal = Journal(config, workdir, first, epochs, rate)
-    place = {'steps_per_epoch': epochs.steps, 'offset': epochs.offset}
+    journal = Journal(config, workdir, first, epochs, rate, place.get('skipped', 0))
+
+    def place_now():
+        return {'steps_per_epoch': epochs.steps, 'offset': epochs.offset, 'skipped': journal.skipped}
+
     saved = time.monotonic()
     pending = None
     with closing(checkpoints), closing(journal), signals.held():
@@ -85,12 +88,12 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
                 journal.tell(*pending)
                 journal.check(number, state)
                 pending = None
-                checkpoints.save(state, table, config, place)
+                checkpoints.save(state, table, config, place_now())
                 saved = time.monotonic()
             if stop:
                 signals.received = stop
                 break
-        checkpoints.save_last(state, table, config, place)
+        checkpoints.save_last(state, table, config, place_now())
     signals.leave(f'stopped after step {number} and saved; the same command goes on from there')
 
 

@@ -1,10 +1,8 @@
 """Epochs count, whatever number of steps they have when a run goes on."""
 
-import signal
-
 import numpy as np
 import pytest
-from test_train import NoSignals, final_state, lines
+from test_train import NoSignals, StopAfter, final_state, lines
 from tiny import tiny_config, tiny_dataset
 
 from sreml_jax.epochs import Epochs
@@ -57,22 +55,6 @@ class Watched:
         for batch in self._dataset.train_batches(*args):
             self.batches.append(batch['image'])
             yield batch
-
-
-class StopAfter(NoSignals):
-    """A signal that comes in step number `steps`."""
-
-    def __init__(self, steps):
-        self._left = steps
-
-    @property
-    def received(self):
-        self._left -= 1
-        return 0 if self._left > 0 else signal.SIGINT
-
-    @received.setter
-    def received(self, _):
-        pass
 
 
 def test_twice_the_batch_in_the_middle_leaves_as_many_epochs(tmp_path, caplog):

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from test_train import NoSignals, final_state, lines
+from test_train import NoSignals, StopAfter, final_state, lines
 from tiny import tiny_config, tiny_dataset
 
 from sreml_jax import mesh as meshes
@@ -95,3 +95,23 @@ def test_no_more_updates_are_left_out_than_allowed(tmp_path):
     with pytest.raises(RunError, match='2 updates were skipped before'):
         train(config, tmp_path, tiny_dataset(), NoSignals())
     assert [line.get('skipped') for line in lines(tmp_path)][-2:] == [1.0, 1.0]
+
+
+def test_updates_left_out_before_a_resume_count_and_each_is_logged(tmp_path):
+    fields = {'learning_rate': 1e30, 'schedule': 'constant', 'skip_nonfinite': 2, 'log_every': 100}
+    with pytest.raises(SystemExit):
+        train(tiny_config(**fields), tmp_path, tiny_dataset(), StopAfter(2))
+    assert lines(tmp_path)[-1]['skipped'] == 1.0
+    with pytest.raises(RunError, match=r'of step 4 is not finite .*, 2 updates were skipped before'):
+        train(tiny_config(**fields), tmp_path, tiny_dataset(), NoSignals())
+    assert [(line['step'], line['skipped']) for line in lines(tmp_path)] == [(2, 1.0), (3, 1.0)]
+
+
+def test_what_was_left_out_before_stops_no_run_that_may_leave_out_no_more(tmp_path):
+    metrics = {'loss': 1.0, 'accuracy': 0.5, 'member_losses': np.ones(2), 'skipped': False}
+    journal = Journal(tiny_config(skip_nonfinite=0), tmp_path, 7, Epochs(3, 4), lambda _: 0.1, skipped=2)
+    journal.tell(8, metrics)
+    assert [line['step'] for line in lines(tmp_path)] == [8] and journal.skipped == 2
+    with pytest.raises(RunError, match=r'step 9 is not finite .* 2 updates were skipped before'):
+        journal.tell(9, metrics | {'loss': np.nan, 'skipped': True})
+    journal.close()

@@ -34,6 +34,22 @@ class NoSignals:
             raise SystemExit(128 + self.received)
 
 
+class StopAfter(NoSignals):
+    """A signal that comes in step number `steps`."""
+
+    def __init__(self, steps):
+        self._left = steps
+
+    @property
+    def received(self):
+        self._left -= 1
+        return 0 if self._left > 0 else signal.SIGINT
+
+    @received.setter
+    def received(self, _):
+        pass
+
+
 class Interrupted:
     """A dataset that raises the signal when batch number `after` is asked for."""
 
