@@ -5,6 +5,7 @@ file system that all of them see; the first one alone writes logs, tables and pi
 """
 
 import faulthandler
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -50,6 +51,8 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
             f'({str(error).splitlines()[0]}); start all of them, with one --coordinator'
         ) from error
     faulthandler.disable()  # absl's: it would bury JAX's message that a process died under its stacks
+    if not is_first():
+        logging.getLogger('sreml_jax').setLevel(logging.ERROR)  # the first one tells the rest for all
 
 
 def is_first() -> bool:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -57,8 +58,12 @@ def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
 
 
 def fingerprint(variables: dict[str, Any]) -> str:
-    """Returns a hash of the trunk and of all statistics, which a step of training changes."""
+    """Returns a hash of the trunk and of all statistics, which a step of training changes.
+
+    Several hosts must all call it: each holds the statistics of some members only.
+    """
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves([variables['params']['trunk'], variables['batch_stats']]):
-        digest.update(np.asarray(leaf).tobytes())
+        whole = leaf if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True)
+        digest.update(np.asarray(whole).tobytes())
     return digest.hexdigest()

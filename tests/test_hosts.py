@@ -11,24 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from test_program import ROOT, command
+from test_train import NoSignals
+from tiny import tiny_config
 
-from sreml_jax import hosts
+from sreml_jax import data, hosts
+from sreml_jax.data.dataset import Dataset
+from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
-
-MESH = ['--config.mesh=2,2', '--config.ensemble_size=4', '--config.log_every=1']
-
-
-def start(folder: Path, devices: int, *arguments: str) -> subprocess.Popen:
-    """Starts one process with so many virtual devices."""
-    environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
-    data = f'--config.data_dir={folder / "data"}'
-    small = [a for a in command(folder) if not a.startswith('--config.gpu_ids')]
-    arguments = [*small, '--config=configs/folder.py', data, *MESH, *arguments]
-    return subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+from sreml_jax.evaluate import evaluate
+from sreml_jax.train import train
 
 
 def start_two(folder: Path, *arguments: str) -> list[subprocess.Popen]:
@@ -36,8 +30,46 @@ def start_two(folder: Path, *arguments: str) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    shared = [f'--coordinator=127.0.0.1:{port}', '--processes=2', *arguments]
-    return [start(folder, 2, *shared, f'--process={i}') for i in range(2)]
+    environment = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    small = [a for a in command(folder) if not a.startswith('--config.gpu_ids')]
+    wanted = [
+        '--config=configs/folder.py',
+        f'--config.data_dir={folder / "data"}',
+        '--config.ensemble_size=4',
+        '--config.log_every=1',
+        f'--coordinator=127.0.0.1:{port}',
+        '--processes=2',
+    ]
+    pipe = subprocess.PIPE
+    return [
+        subprocess.Popen(
+            [*small, *wanted, f'--process={i}', *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
+        for i in range(2)
+    ]
+
+
+def alone(folder: Path, **fields: object) -> tuple[ConfigDict, Dataset]:
+    """What this process, on four of its devices, does the same by."""
+    config = tiny_config(
+        data_name='folder',
+        data_dir=str(folder / 'data'),
+        prepared_dir=str(folder / 'prepared'),
+        gpu_ids=(0, 1, 2, 3),
+        ensemble_size=4,
+        batch_size=4,
+        eval_batch_size=12,
+        recalls=(1, 2),
+        learning_rate=1e-4,
+        weights='none',
+    )
+    config.update(fields)
+    return config, data.load(config)
 
 
 def wait_for(condition: Callable[[], bool], processes: list[subprocess.Popen]) -> None:
@@ -77,25 +109,36 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
 
 
 def test_two_processes_equal_one(tmp_path):
-    losses, results = [], []
-    for name, begin in (('one', lambda *a: [start(a[0], 4, *a[1:])]), ('two', start_two)):
-        folder = noise(tmp_path / name)
-        ended = ends(begin(folder, '--config.num_epochs=2'))
-        assert {code for code, *_ in ended} == {0}, ended
-        assert [output.count('R@1') for _, output, _ in ended] == [1, 0][: len(ended)]  # told once
-        assert (folder / 'run' / 'retrievals.png').stat().st_size > 5_000
-        losses.append([(line['step'], line['loss']) for line in metrics(folder)])
-        results.append(json.loads((folder / 'run' / 'results.json').read_text()))
+    """Each holds half of the members: nobody can read all of a state without the other."""
+    one, two = noise(tmp_path / 'one'), noise(tmp_path / 'two')
+    config, dataset = alone(one, num_epochs=2, embedding_dim=3)
+    same = '--config.num_epochs=2', '--config.embedding_dim=3', '--config.eval_batch_size=12'
+    train(config, one / 'run', dataset, NoSignals())
+    for mode in ('train', 'eval'):
+        evaluate(config, one / 'run', dataset, thorough=mode == 'eval')
+        ended = ends(start_two(two, *same, f'--mode={mode}'))
+        assert [code for code, *_ in ended] == [0, 0], ended
+        assert [output.count('R@1') for _, output, _ in ended] == [1, 0]  # told once
+        assert ended[1][2] == ''
+        results = [json.loads((folder / 'run' / 'results.json').read_text()) for folder in (one, two)]
+        assert results[0] == results[1] and 0 < results[0]['recall']['1'] < 1
+    assert len(results[1]['members_curve']) > 1
+    assert (two / 'run' / 'retrievals.png').stat().st_size > 5_000
+
+    losses = [[(line['step'], line['loss']) for line in metrics(folder)] for folder in (one, two)]
     assert [step for step, _ in losses[0]] == list(range(1, 17))
-    for (step, one), (other, two) in zip(*losses, strict=True):
-        assert step == other and two == pytest.approx(one, rel=1e-5)
-    assert results[0] == results[1] and 0 < results[0]['recall']['1'] < 1
+    for (step, alike), (other, loss) in zip(*losses, strict=True):
+        assert step == other and loss == pytest.approx(alike, rel=1e-5)
+    # By this hash all that is made of a checkpoint is known to belong to it, on however many hosts.
+    with np.load(two / 'run' / 'shrinking.npz') as file:
+        assert file['fingerprint'] == Embedder(two / 'run', config).about['checkpoint']['fingerprint']
 
 
-def test_stopped_killed_and_resumed(tmp_path):
+def test_stopped_killed_and_resumed(tmp_path, caplog):
     """SIGTERM to one stops both after the same step; the death of one ends the other; one host goes on."""
     file = noise(tmp_path) / 'run' / 'metrics.jsonl'
-    processes = start_two(tmp_path, '--config.num_epochs=2000')
+    arguments = '--config.num_epochs=2000', '--config.mesh=2,2'  # each has half of every batch
+    processes = start_two(tmp_path, *arguments)
     wait_for(lambda: file.exists() and len(metrics(tmp_path)) > 12, processes)
     processes[1].send_signal(signal.SIGTERM)
     ended = ends(processes)
@@ -103,22 +146,24 @@ def test_stopped_killed_and_resumed(tmp_path):
     stopped = newest_step(tmp_path)
     assert metrics(tmp_path)[-1]['step'] == stopped
 
-    processes = start_two(tmp_path, '--config.num_epochs=2000')
+    processes = start_two(tmp_path, *arguments)
     wait_for(lambda: newest_step(tmp_path) > stopped, processes)
     processes[1].kill()
     begin = time.monotonic()
     # A collective that fails is told by us; where it only hangs, JAX's heartbeats end the process.
-    code, _, errors = ends(processes)[0]
+    (code, _, errors), (_, _, others) = ends(processes)
     assert time.monotonic() - begin < 2 * hosts.DEAD_SECONDS
     assert code in (1, -signal.SIGABRT), errors
     assert 'another process of this run has died' in errors or 'another task died' in errors
     assert 'Traceback' not in errors and 'Current thread' not in errors
+    assert f'going on from step {stopped}' in errors and 'going on' not in others
 
-    epochs = newest_step(tmp_path) // 8 + 1
-    code, output, errors = ends([start(tmp_path, 4, f'--config.num_epochs={epochs}')])[0]
-    assert code == 0, errors
-    assert 'going on from step' in errors and 'R@1' in output
-    assert [line['step'] for line in metrics(tmp_path)] == list(range(1, 8 * epochs + 1))
+    killed = newest_step(tmp_path)
+    config, dataset = alone(tmp_path, num_epochs=killed // 8 + 1, mesh=(2, 2))
+    with caplog.at_level('INFO', 'sreml_jax'):
+        train(config, tmp_path / 'run', dataset, NoSignals())
+    assert f'going on from step {killed}' in caplog.text
+    assert [line['step'] for line in metrics(tmp_path)] == list(range(1, 8 * config.num_epochs + 1))
 
 
 def test_half_of_the_flags_is_refused():
