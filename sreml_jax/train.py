@@ -71,7 +71,12 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
     journal = Journal(config, workdir, first, epochs, rate, place.get('skipped', 0))
 
     def place_now():
-        return {'steps_per_epoch': epochs.steps, 'offset': epochs.offset, 'skipped': journal.skipped}
+        return {
+            'steps_per_epoch': epochs.steps,
+            'offset': epochs.offset,
+            'skipped': journal.skipped,
+            'classes': dataset.train_classes,
+        }
 
     saved = time.monotonic()
     pending = None
@@ -118,6 +123,12 @@ def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: P
                 f'{dataset.num_classes}; take another --workdir, or the data it was trained on'
             )
         place, packages = checkpoints.place(step), checkpoints.versions(step)
+        for was, now in zip(place.get('classes', ()), dataset.train_classes, strict=False):
+            if was != now:
+                raise UserError(
+                    f'{workdir} was trained on other classes than {dataset.name} now has: where it had '
+                    f'{was!r} there is {now!r}; take another --workdir, or the data it was trained on'
+                )
         return saved, place, packages, table, checkpoints.state(step, abstract)
 
     newest, (saved, place, packages, table, state) = checkpoints.newest_whole(read)

@@ -332,5 +332,7 @@ def test_package_versions_are_kept_and_a_change_is_told_in_one_line(tmp_path, mo
         f'python {platform.python_version()} to 4.0, jax {jax.__version__} to 99.1'
     ]
     remove(tmp_path / 'checkpoints' / '0' / 'versions')  # saved before versions were
+    remove(tmp_path / 'checkpoints' / '0' / 'place')  # likewise
     assert resume() == []
+    assert start(run, adam, checkpoints, dataset, tmp_path)[2] == {}
     checkpoints.close()

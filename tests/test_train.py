@@ -231,6 +231,17 @@ def test_what_does_not_fit_is_refused_and_leaves_the_run_alone(whole, fields, da
     assert sorted(workdir.rglob('*')) == before
 
 
+def test_other_classes_of_the_same_number_are_refused(whole):
+    config, workdir = whole
+    dataset, before = tiny_dataset(), sorted(workdir.rglob('*'))
+    dataset.class_names['train'] = {i: f'bird {i}' if i > 2 else str(i) for i in reversed(range(8))}
+    with pytest.raises(
+        UserError, match="other classes than tiny now has: where it had '3' there is 'bird 3'"
+    ):
+        train(config, workdir, dataset, NoSignals())
+    assert sorted(workdir.rglob('*')) == before
+
+
 def test_a_workdir_that_can_not_be_made_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='can not be made'):

@@ -45,6 +45,11 @@ class Dataset(abc.ABC):
         """Number of training classes."""
         return int(self.labels['train'].max()) + 1
 
+    @property
+    def train_classes(self) -> list[str]:
+        """Names of the training classes, by label."""
+        return [self.class_names['train'][label] for label in range(self.num_classes)]
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Full training batches in an epoch; the incomplete last one is dropped, as the seed does."""
         return order.images_per_epoch(self.labels['train'], self.max_images_per_class) // batch_size
