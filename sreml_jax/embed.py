@@ -3,12 +3,11 @@
 import collections
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from sreml_jax.data import photographs
 from sreml_jax.data.photographs import Pattern, Photograph
@@ -16,6 +15,7 @@ from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
 from sreml_jax.index import Index, Item
 from sreml_jax.index.unfinished import Unfinished
+from sreml_jax.progress import ImageProgress
 from sreml_jax.signals import Signals
 from sreml_jax.versions import installed
 
@@ -59,10 +59,18 @@ def embed(
         files = ((file, index.sha256(file.path)) for file in found)
         read = photographs.read(files, embedder.image_size)
         counts: collections.Counter[str] = collections.Counter()
-        with tqdm(read, 'embedding', number, unit=' images', disable=None) as bar:
-            for items, embeddings in _embedded(embedder, _to_embed(bar, index, counts)):
+        with contextlib.closing(ImageProgress(number)) as progress:
+
+            def count(kind: str, images: int) -> None:
+                counts[kind] += images
+                done = counts.total()
+                progress.show(done, 'embedding', f'embedding: {done:,} of {number:,} images')
+
+            for items, embeddings in _embedded(embedder, _to_embed(read, index, count)):
                 index.add(items, embeddings)
-                counts['new'] += len(items)
+                if not counts['new']:
+                    progress.start_clock(counts.total() + len(items))
+                count('new', len(items))
         if not (signals and signals.received):
             if not len(index):
                 raise UserError(f'no file in {images} is a picture: {_shown(index.unreadable())}')
@@ -110,14 +118,15 @@ def versions() -> dict[str, str]:
 
 
 def _to_embed(
-    read: Iterable[Photograph], index: Unfinished, counts: collections.Counter[str]
+    read: Iterable[Photograph], index: Unfinished, count: Callable[[str, int], None]
 ) -> Iterator[Photograph]:
-    """Yields the pictures that are new; tells the index of those that are none."""
+    """Yields the pictures that are new; tells the index of those that are none. Counts all others."""
     for photograph in read:
         if photograph.problem:
             index.leave_out(photograph.path, photograph.problem)
+            count('unreadable', 1)
         elif photograph.image is None:
-            counts['known'] += 1
+            count('known', 1)
         else:
             yield photograph
 

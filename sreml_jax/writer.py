@@ -4,18 +4,14 @@ import contextlib
 import json
 import logging
 import math
-import sys
-import time
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from sreml_jax.epochs import Epochs
+from sreml_jax.progress import ImageProgress
 
 log = logging.getLogger(__name__)
-
-LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
 
 class Writer:
@@ -81,7 +77,7 @@ def keep_until(path: Path, step: int) -> None:
 
 
 class Progress:
-    """A bar with images/s and time left on a terminal, plain lines where there is none.
+    """Shows how far training is, and a running mean of its scalars.
 
     Args:
       epochs: of the run.
@@ -91,42 +87,22 @@ class Progress:
 
     def __init__(self, epochs: Epochs, first_step: int, batch_size: int):
         self._epochs, self._first, self._batch = epochs, first_step, batch_size
-        self._start: float | None = None
-        self._shown = 0.0
         self._averages: dict[str, float] = {}
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=epochs.done(epochs.last) * batch_size,
-                initial=epochs.done(first_step) * batch_size,
-                unit=' images',
-                dynamic_ncols=True,
-            )
+        self._images = ImageProgress(self._done(epochs.last), self._done(first_step))
+
+    def _done(self, step: int) -> int:
+        """Returns how many images the run has seen after `step`, had all batches been of this size."""
+        return self._epochs.done(step) * self._batch
 
     def show(self, step: int, scalars: dict[str, float]) -> None:
         """Shows the state after `step`; what is shown is a running mean over about 50 steps."""
         for name, value in scalars.items():
             before = self._averages.get(name, value)
             self._averages[name] = before + (value - before) / min(50, step - self._first)
-        now = time.monotonic()
-        if self._start is None:  # the first step is mostly compilation: it counts in no rate
-            self._start, self._first_timed = now, step
-        total = self._epochs.last
         text = f'epoch {self._epochs.of(step)}/{self._epochs.number}  '
         text += '  '.join(f'{name} {value:.4f}' for name, value in self._averages.items())
-        if self._bar is not None:
-            self._bar.set_description_str(text, refresh=False)
-            self._bar.update(self._batch)
-        elif now - self._shown > LINE_SECONDS or step == total:
-            self._shown = now
-            timed = step - self._first_timed
-            if timed:
-                seconds = (now - self._start) / timed
-                left = tqdm.format_interval(seconds * (total - step))
-                text += f'  {self._batch / seconds:.1f} images/s  {left} left'
-            print(f'step {step}/{total}  {text}', flush=True)
+        self._images.show(self._done(step), text, f'step {step}/{self._epochs.last}  {text}')
 
     def close(self) -> None:
         """Ends the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._images.close()

@@ -21,7 +21,7 @@ from test_photographs import close
 from test_train import NoSignals
 from tiny import tiny_config, tiny_dataset
 
-from sreml_jax import checkpoint
+from sreml_jax import checkpoint, progress
 from sreml_jax.embed import embed, remove
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
@@ -290,6 +290,21 @@ def test_a_name_that_is_not_utf_8_is_left_out_and_the_others_are_embedded(embedd
     assert paths_of(index) == [str(path) for path in paths]
     assert list(index.about['unreadable']) == [f'{tmp_path}/photos/caf\\xe9.png']
     assert 'caf\\xe9.png: the name is not UTF-8; rename the file' in capsys.readouterr().out
+
+
+def test_plain_lines_tell_the_progress_where_there_is_no_terminal(embedder, tmp_path, capsys, monkeypatch):
+    photographs(tmp_path / 'photos', 0, 40)  # three batches
+    (tmp_path / 'photos' / 'text.jpg').write_text('no picture')
+    embed(embedder, str(tmp_path / 'photos' / 'class0'), tmp_path / 'index')
+    capsys.readouterr()
+    monkeypatch.setattr(progress, 'LINE_SECONDS', -1)  # a line whenever there is news
+    embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('embedding: ')]
+    assert lines[0] == 'embedding: 1 of 41 images'
+    assert lines[-2].startswith('embedding: 31 of 41 images')
+    *_, rate, left = lines[-1].split('  ')
+    assert lines[-1].startswith('embedding: 41 of 41 images  ') and left == '00:00 left'
+    assert re.fullmatch(r'[\d.]+ images/s', rate)
 
 
 def test_a_closed_folder_is_left_out_until_it_is_open(embedder, tmp_path, capsys):
