@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,6 +128,9 @@ def shrinking_table(shrunk: Sequence[Shrunk]) -> str:
 def write_results(path: Path, result: Result, **more: object) -> None:
     """Writes results.json: the recalls as fractions by K, the protocol and its counts.
 
+    What only the file that is there says (as --mode=eval told it) stays, unless the two contradict each
+    other: then that file is of another checkpoint or protocol.
+
     Args:
       path: of the file; whoever reads it meanwhile finds the old one or the new one, whole.
       result: the model's.
@@ -135,6 +139,26 @@ def write_results(path: Path, result: Result, **more: object) -> None:
     entries = dataclasses.asdict(result) | {'protocol': result.protocol} | more
     del entries['same']
     recall = {str(k): v for k, v in entries.pop('recall').items()}
+    written = json.loads(json.dumps({'recall': recall, **entries}))  # as it will be read
+    written |= _further(path, written)
     temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(json.dumps({'recall': recall, **entries}, indent=2) + '\n')
+    temporary.write_text(json.dumps(written, indent=2) + '\n')
     temporary.replace(path)
+
+
+def _further(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the file at `path` says beyond `entries`; {} where both say something and differ."""
+    try:
+        old = json.loads(path.read_text())
+        both = old.keys() & entries.keys()
+    except (OSError, ValueError, AttributeError):  # not there, or nothing that this program has written
+        return {}
+
+    def alike(one: Any, other: Any) -> bool:
+        if isinstance(one, dict) and isinstance(other, dict):
+            return all(one[k] == other[k] for k in one.keys() & other.keys())
+        return one == other
+
+    if not all(alike(old[name], entries[name]) for name in both):
+        return {}
+    return {name: value for name, value in old.items() if name not in both}

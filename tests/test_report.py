@@ -1,5 +1,6 @@
 """The table as it is printed, and results.json as it is read again."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -74,6 +75,28 @@ def test_results_json(tmp_path):
         'members': 48,
     }
     assert [p.name for p in tmp_path.iterdir()] == ['results.json']
+
+
+@pytest.mark.parametrize(
+    ('then', 'kept'),
+    [
+        ({}, True),
+        ({'recall': {1: 0.4, 8: 0.75}}, True),  # other Ks
+        ({'step': 8}, False),
+        ({'crop': 'cropped'}, False),
+        ({'recall': {1: 0.25}}, False),  # trained anew
+    ],
+)
+def test_what_a_thorough_evaluation_told_stays_with_its_checkpoint(then, kept, tmp_path):
+    path = tmp_path / 'results.json'
+    first, curve = result(notes=['one']), [{'members': 1, 'mean': 0.25}]
+    write_results(path, first, step=7, map_at_r=0.5, members_curve=curve)
+    fields = {field: value for field, value in then.items() if field != 'step'}
+    step = then.get('step', 7)
+    write_results(path, dataclasses.replace(first, **fields), step=step)
+    written = json.loads(path.read_text())
+    assert written['step'] == step
+    assert (written.get('map_at_r'), written.get('members_curve')) == ((0.5, curve) if kept else (None, None))
 
 
 def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):

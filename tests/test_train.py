@@ -141,6 +141,9 @@ def test_a_thorough_evaluation(whole, capsys):
     assert in_bytes['recall'] == pytest.approx((labels[rounded.argmax(1)] == labels).mean())
     assert (in_bytes['storage'], in_bytes['image_bytes']) == ('int8', 8)
 
+    evaluate(config, workdir, dataset)  # as the same `train` again does
+    assert json.loads((workdir / 'results.json').read_text()) == results
+
 
 def test_embeddings_are_shrunk_as_the_table_says(whole, capsys):
     _, workdir = whole
