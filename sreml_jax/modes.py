@@ -54,11 +54,11 @@ def run(mode: str, config: ConfigDict) -> None:
 
 def train(job: Job) -> None:
     """Trains to the last epoch, then evaluates."""
+    _check_run(job)
     from sreml_jax import data
     from sreml_jax.evaluate import evaluate
     from sreml_jax.train import train
 
-    _check_writable(job.workdir)
     dataset = data.load(job.config)
     train(job.config, job.workdir, dataset, job.signals)
     evaluate(job.config, job.workdir, dataset)
@@ -66,10 +66,10 @@ def train(job: Job) -> None:
 
 def eval(job: Job) -> None:
     """Evaluates the newest checkpoint."""
+    _check_run(job, trained=True)
     from sreml_jax import data
     from sreml_jax.evaluate import evaluate
 
-    _check_writable(job.workdir)
     evaluate(job.config, job.workdir, data.load(job.config), thorough=True)
 
 
@@ -180,6 +180,22 @@ def _keep_compiled(folder: str) -> None:
 
     if folder:
         jax.config.update('jax_compilation_cache_dir', str(Path(folder).expanduser()))
+
+
+def _check_run(job: Job, trained: bool = False) -> None:
+    """Raises UserError for what can be seen before a dataset is prepared, which takes time and disk.
+
+    trained: there must be a checkpoint.
+    """
+    from sreml_jax import config as configs
+    from sreml_jax import mesh
+
+    _check_writable(job.workdir)
+    mesh.make(job.config)
+    if trained or any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*')):
+        from sreml_jax import checkpoint
+
+        configs.refuse_other_model(checkpoint.newest_config(job.workdir), job.config, str(job.workdir))
 
 
 def _check_writable(workdir: Path) -> None:

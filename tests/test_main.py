@@ -14,16 +14,16 @@ from sreml_jax.options import MODES
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """Runs the program with these arguments."""
+def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """Runs the program with these arguments, and with these more variables of the environment."""
     command = [sys.executable, '-m', 'sreml_jax.main', *arguments]
-    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    environment = os.environ | {'PYTHONPATH': str(ROOT)} | environment
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def refused(*arguments: str) -> str:
+def refused(*arguments: str, **environment: str) -> str:
     """Runs the program, which must refuse; returns its sentence."""
-    done = run(*arguments)
+    done = run(*arguments, **environment)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ''
     assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1, done.stderr
@@ -48,7 +48,7 @@ def refused(*arguments: str) -> str:
 def test_a_mistake_on_the_command_line(arguments, message, tmp_path):
     if not any(a.startswith(('--workdir', '--wrokdir')) for a in arguments):
         arguments = [*arguments, f'--workdir={tmp_path / "run"}']
-    assert message in refused(*arguments)
+    assert message in refused(*arguments, HOME=str(tmp_path))  # prepared data would lie under it
     assert not list(tmp_path.iterdir())
 
 

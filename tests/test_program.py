@@ -1,15 +1,23 @@
 """The whole program on small copies of the datasets, through the real entry point."""
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import annotations
+import forked
 import pytest
 from PIL import Image
+from test_checkpoint import PLACE, TABLE, mesh_of, state_at
+from tiny import tiny_config
+
+from sreml_jax.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -107,9 +115,14 @@ def folder_of(path: Path) -> Path:
     return path
 
 
-def spoil(path: Path) -> None:
-    """Puts a text file among the pictures."""
-    (path / 'train' / 'train0' / 'notes.jpg').write_text('no picture')
+def spoil(number: int) -> Callable[[Path], None]:
+    """Puts so many text files among the pictures."""
+
+    def change(path: Path) -> None:
+        for i in range(number):
+            (path / 'train' / 'train0' / f'notes{i:02}.jpg').write_text('no picture')
+
+    return change
 
 
 def empty_class(path: Path) -> None:
@@ -117,25 +130,63 @@ def empty_class(path: Path) -> None:
     (path / 'test' / 'nothing').mkdir()
 
 
-@pytest.mark.parametrize(
-    ('change', 'argument', 'message'),
-    [
-        (spoil, '', 'notes.jpg'),
-        (empty_class, '', 'nothing'),
-        (None, '--config.batch_size=9', 'batch_size=9 is larger than the 8 training images'),
-        (None, '--config.meta_class_size=5', '4 training classes, fewer than config.meta_class_size=5'),
-        (None, '--config.data_dir=/nowhere', '/nowhere'),
-        (None, '--config.crop_type=cropped', 'crop'),
-    ],
-)
-def test_data_that_no_run_could_use_is_refused_and_nothing_written(change, argument, message, tmp_path):
-    data = folder_of(tmp_path / 'data')
-    if change:
-        change(data)
-    done = run(
-        *command(tmp_path, '--config=configs/folder.py', f'--config.data_dir={data}', *argument.split())
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith('error: ') and 'Traceback' not in done.stderr
-    assert message in done.stderr
-    assert not (tmp_path / 'run').exists()
+def nothing(path: Path) -> None:
+    """Empties the folder."""
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def checkpoint_of(**fields: object) -> Callable[[Path], None]:
+    """Puts a checkpoint into the workdir whose config has these fields."""
+
+    def change(path: Path) -> None:
+        checkpoints = Checkpoints(path.parent / 'run')
+        config = tiny_config(**{'data_name': 'folder'} | fields)
+        checkpoints.save(state_at(3, mesh_of(1)), TABLE, config, PLACE)
+        checkpoints.close()
+
+    return change
+
+
+# What is wrong with the folder, an argument more, the sentence, and whether it is told before the dataset is
+# prepared.
+MISTAKES = [
+    (spoil(1), '', '1 unreadable images in .*notes00.jpg', False),
+    (spoil(23), '', r'23 unreadable images in \S+ \((\S+notes\d\d.jpg: [^;]*; ){20}and 3 more\)', False),
+    (empty_class, '', 'the class folder .*nothing has no images', True),
+    (nothing, '', 'the folder .*data is empty', True),
+    (None, '--config.data_dir=/nowhere', 'there is no folder /nowhere', True),
+    (None, '--config.crop_type=cropped', 'crop', False),
+    (None, '--config.batch_size=9', 'batch_size=9 is larger than the 8 training images', False),
+    (None, '--config.meta_class_size=5', '4 training classes, fewer than config.meta_class_size=5', False),
+    (None, '--config.gpu_ids=0,1,2', 'ensemble_size=2 can not be shared evenly by 3 devices', True),
+    (None, '--config.gpu_ids=0,99', 'this machine has devices 0,1,2', True),
+    (None, '--config.gpu_ids=0,1,2 --config.mesh=3,1', 'batch_size=4 can not be shared evenly by 3', True),
+    (checkpoint_of(ensemble_size=3), '', 'run holds .*: ensemble_size is 3 there and 2 here; take', True),
+    (checkpoint_of(meta_class_size=3), '', 'run holds .*: meta_class_size is 3 there and 4 here; take', True),
+    (checkpoint_of(data_name='cub'), '', "run holds .*: data_name is 'cub' there and 'folder' here; ", True),
+    (None, '--mode=eval', 'run holds no checkpoint', True),
+    (checkpoint_of(width=8), '--mode=eval', 'run holds .*: width is 8 there and 4 here; take', True),
+]
+
+
+def test_what_no_run_could_use_is_refused_and_nothing_written(tmp_path):
+    jobs, before = [], []
+    for i, (change, argument, *_) in enumerate(MISTAKES):
+        folder = tmp_path / str(i)
+        data = folder_of(folder / 'data')
+        if change:
+            change(data)
+        arguments = ['--config=configs/folder.py', f'--config.data_dir={data}', *argument.split()]
+        argv = command(folder, *arguments)[3:]
+        if 'gpu_ids' in argument:  # the flag again would add to it
+            argv.remove('--config.gpu_ids=0')
+        jobs.append({'argv': argv})
+        before.append(sorted(folder.rglob('*')))
+    for i, (code, output, errors) in enumerate(forked.run(ROOT, jobs)):
+        _, argument, message, early = MISTAKES[i]
+        assert (code, output) == (2, ''), (argument, message, errors)
+        last = errors.splitlines()[-1]
+        assert re.match(f'error: .*{message}', last) and 'Traceback' not in errors, (message, errors)
+        after = sorted(p for p in (tmp_path / str(i)).rglob('*') if early or 'prepared' not in p.parts)
+        assert after == before[i], message

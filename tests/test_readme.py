@@ -1,7 +1,5 @@
 """README.md: its commands are run here on small inputs, or the program takes them and others run them."""
 
-import json
-import os
 import re
 import shlex
 import subprocess
@@ -10,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+import forked
 import pytest
 from PIL import Image
 from test_program import SMALL, folder_of
@@ -76,22 +75,6 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def do(place: Path, jobs: list[dict]) -> list[list]:
-    """Does the jobs there; returns (exit code, output, error) of each. See forked.py."""
-    environment = os.environ | {'PYTHONPATH': str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', str(Path(__file__).with_name('forked.py'))],
-        input=json.dumps(jobs),
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_every_command_is_one_that_we_know():
     unknown = [c for c in commands() if arguments(c) is None and not c.startswith(tuple(ELSEWHERE))]
     assert not unknown
@@ -101,7 +84,7 @@ def test_every_command_is_one_that_we_know():
 def test_the_program_takes_every_command(place):
     told = [c for c in commands() if arguments(c) is not None]
     jobs = [{'argv': arguments(c), 'check': True} for c in told]
-    refused = {c: error for c, (code, _, error) in zip(told, do(place, jobs), strict=True) if code}
+    refused = {c: error for c, (code, _, error) in zip(told, forked.run(place, jobs), strict=True) if code}
     assert not refused
 
 
@@ -121,7 +104,7 @@ def test_own_photographs_from_training_to_the_exported_file(place):
                 argv += [*SMALL, '--config.prepared_dir=prepared']
             checked = any(f'--mode={mode}' in argv for mode in ('report', 'serve'))  # others run these
             jobs.append({'argv': argv, 'check': checked})
-    done = do(place, jobs)
+    done = forked.run(place, jobs)
     assert [code for code, *_ in done] == [0] * len(jobs), [error for code, _, error in done if code]
     assert len(jobs) >= 7
 
