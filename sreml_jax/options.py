@@ -103,7 +103,7 @@ GONE = flags.DEFINE_bool('gone', False, ': images whose files are not there any 
 QUERY = flags.DEFINE_list('query', None, 'FILES: photographs to look for, their paths parted by commas')
 TOP = flags.DEFINE_integer('top', 10, 'N: images to find of each query [10]', lower_bound=1)
 APPROXIMATE = flags.DEFINE_bool(
-    'approximate', False, ': by FAISS, for many millions; its recall is shown when it is built'
+    'approximate', False, ': by FAISS, for many millions; its recall against exact search is shown'
 )
 HOST = flags.DEFINE_string(
     'host', '127.0.0.1', 'ADDRESS: to listen at; 0.0.0.0 lets the whole network search [127.0.0.1]'

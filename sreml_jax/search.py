@@ -45,9 +45,9 @@ def print_matches(
     kind.refuse_other_checkpoint(index.folder, index.about, embedder.about)
     query = embedder.photographs(photographs)
     lists = Approximate(index) if approximate else None
-    if lists and lists.recall is not None:
+    if lists:
         print(
-            f'approximate index made: each query looks into {lists.probes} of {lists.lists} lists and finds '
+            f'approximate: a query looks into {lists.probes} of {lists.lists} lists and finds '
             f'{lists.recall:.1%} of the {TOP} nearest that exact search finds'
         )
     found = search(query, index, top, approximate=lists, devices=embedder.devices)

@@ -27,6 +27,7 @@ from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
 from sreml_jax.evaluate import evaluate
 from sreml_jax.index import Index
+from sreml_jax.retrieval.approximate import Approximate
 from sreml_jax.retrieval.search import search
 from sreml_jax.run import Run
 from sreml_jax.train import train
@@ -211,6 +212,23 @@ def test_search_in_python(embedder, workdir, tmp_path):
     similarity = expected(workdir, [paths[7]]) @ expected(workdir, paths).T
     assert [m.item.path for m in matches] == [str(paths[i]) for i in np.argsort(-similarity[0])[:3]]
     np.testing.assert_allclose([m.similarity for m in matches], np.sort(similarity[0])[:-4:-1], atol=0.01)
+
+
+def test_approximate_search_by_the_command_tells_its_recall(embedder, workdir, tmp_path):
+    pytest.importorskip('faiss', reason='faiss is not installed')
+    paths = photographs(tmp_path / 'photos', 0, 90)
+    embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
+    made = Approximate(Index(tmp_path / 'index'))  # the command finds its file there
+    arguments = [f'--workdir={workdir}', f'--index={tmp_path / "index"}', f'--query={paths[7]}', '--top=90']
+    done = run('--mode=search', *arguments, '--approximate')
+    assert done.returncode == 0, done.stderr
+    first, _, *matches, _ = done.stdout.splitlines()
+    assert first == (
+        f'approximate: a query looks into {made.probes} of 2 lists and finds {100 * made.recall:.1f}% of '
+        'the 10 nearest that exact search finds'
+    )
+    assert matches[0].split() == ['1', '1.0000', str(paths[7])]
+    assert {line.split()[2] for line in matches} == set(map(str, paths))
 
 
 def test_all_devices_of_a_mesh_embed(workdir, tmp_path):

@@ -1,5 +1,6 @@
 """Neighbours in an index of many millions of images, found by FAISS without looking at all of them."""
 
+import json
 import math
 from pathlib import Path
 from types import ModuleType
@@ -28,8 +29,8 @@ class Approximate:
       index: to search.
 
     Attributes:
-      recall: share of the exact TOP nearest that is found, of _SAMPLE images; None where the file was there
-        already.
+      recall: share of the exact TOP nearest that is found, of _SAMPLE images; measured when the file was
+        made, and kept beside it.
       probes, lists: how many lists a query looks into, and how many there are.
 
     Raises:
@@ -39,14 +40,15 @@ class Approximate:
     def __init__(self, index: Index):
         self._faiss = _faiss()
         self._index = index
-        self.recall: float | None = None
         path = index.folder / f'approximate-{index.about["revision"]}.faiss'
-        if path.exists():
+        told = path.with_suffix('.json')
+        if path.exists() and told.exists():
             self._lists = self._faiss.read_index(str(path), self._faiss.IO_FLAG_MMAP)
+            self.recall: float = json.loads(told.read_text())['recall']
         else:
             self._lists = self._built()
             self.recall = self._tune()
-            self._save(path)
+            self._save(path, told)
         self.probes, self.lists = self._lists.nprobe, self._lists.nlist
 
     def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,12 +96,15 @@ class Approximate:
                 return float(recall)
             self._lists.nprobe = min(2 * self._lists.nprobe, self._lists.nlist)
 
-    def _save(self, path: Path) -> None:
+    def _save(self, path: Path, told: Path) -> None:
         temporary = path.with_suffix('.tmp')
         self._faiss.write_index(self._lists, str(temporary))
-        for old in path.parent.glob('approximate-*.faiss'):
-            old.unlink()
+        for old in path.parent.glob('approximate-*'):
+            if old != temporary:
+                old.unlink()
         temporary.replace(path)
+        temporary.write_text(json.dumps({'recall': self.recall, 'top': TOP, 'queries': _SAMPLE}) + '\n')
+        temporary.replace(told)
 
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
         return storage.decode(self._index.embeddings[rows], self._index.scale)
