@@ -11,6 +11,7 @@ from tqdm import tqdm
 from sreml_jax import checkpoint, hosts, pictures, report, study
 from sreml_jax import config as configs
 from sreml_jax import mesh as meshes
+from sreml_jax.data import ahead
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.learning import step
 from sreml_jax.retrieval import metrics, recall
@@ -49,7 +50,7 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: b
     results = [result]
     more: dict[str, Any] = {}
     if config.image_size <= RAW_PIXELS_SIZE:
-        pixels = {split: raw_pixels(dataset, split, config.eval_batch_size) for split in splits}
+        pixels = {split: raw_pixels(run, dataset, split) for split in splits}
         results.append(score(run, dataset, pixels, 'raw pixels'))
         more['raw_pixels_recall'] = {str(k): v for k, v in results[1].recall.items()}
     if hosts.is_first():
@@ -82,6 +83,7 @@ def embed_split(
     rows = meshes.local_rows(run.mesh, batch_size)
     embeddings = np.empty((size, run.model.members * run.model.meta_classes), np.float32)
     batches = dataset.evaluation_batches(split, batch_size, rows, chosen)
+    batches = ahead.read(batches, run.config.stall_minutes)
     number = -(-size // batch_size)
     for i, batch in enumerate(tqdm(batches, f'embedding {split}', number, unit='batch', disable=None)):
         images = meshes.put(run.mesh, meshes.IMAGES, batch['image'], batch_size)
@@ -90,11 +92,11 @@ def embed_split(
     return embeddings
 
 
-def raw_pixels(dataset: Dataset, split: str, batch_size: int) -> np.ndarray:
+def raw_pixels(run: Run, dataset: Dataset, split: str) -> np.ndarray:
     """Returns the images of a split themselves as embeddings, see `metrics.raw_pixels`."""
-    size = len(dataset.labels[split])
-    parts = [metrics.raw_pixels(b['image'][b['mask']]) for b in dataset.evaluation_batches(split, batch_size)]
-    return np.concatenate(parts)[:size]
+    batches = dataset.evaluation_batches(split, run.config.eval_batch_size)
+    batches = ahead.read(batches, run.config.stall_minutes)
+    return np.concatenate([metrics.raw_pixels(batch['image'][batch['mask']]) for batch in batches])
 
 
 def score(run: Run, dataset: Dataset, embeddings: dict[str, np.ndarray], name: str) -> report.Result:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -14,8 +15,8 @@ from tiny import tiny_config, tiny_dataset
 
 from sreml_jax import checkpoint
 from sreml_jax.embedder import Embedder
-from sreml_jax.errors import UserError
-from sreml_jax.evaluate import evaluate
+from sreml_jax.errors import RunError, UserError
+from sreml_jax.evaluate import embed_split, evaluate, raw_pixels
 from sreml_jax.run import Run
 from sreml_jax.train import train
 
@@ -249,6 +250,19 @@ def test_a_workdir_that_can_not_be_made_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='can not be made'):
         train(tiny_config(), tmp_path / 'file' / 'run', tiny_dataset(), NoSignals())
+
+
+def test_an_evaluation_whose_data_stall_says_so():
+    released, dataset = threading.Event(), tiny_dataset()
+    dataset.images = lambda *_: iter(lambda: released.wait(30), True)
+    run = Run.of(tiny_config(stall_minutes=0.2 / 60))
+    try:
+        with pytest.raises(RunError, match='no batch for 0'):
+            embed_split(run, {}, dataset, 'test')
+        with pytest.raises(RunError, match='no batch for 0'):
+            raw_pixels(run, dataset, 'test')
+    finally:
+        released.set()
 
 
 def test_evaluating_a_folder_without_a_checkpoint_is_refused(tmp_path):
