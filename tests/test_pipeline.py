@@ -1,6 +1,7 @@
 """From records to batches: the right pixels in the right order, from the disk and from memory."""
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -235,6 +236,35 @@ def test_a_damaged_record_is_named(tmp_path, config):
     builder.prepare()
     with pytest.raises(RunError, match=r'^class00/005\.png: '):
         decoded(TfdsDataset(builder, config))
+
+
+@pytest.mark.parametrize('cache', ['off', 'on'])
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda path: os.truncate(path, path.stat().st_size // 2), 'the records of train can not be read: '),
+        (lambda path: path.unlink(), 'the records of train can not be read: .*No such file'),
+        # Found when the record is read.
+        (
+            lambda path: path.write_bytes(bytes(200).join(cut_out(path))),
+            r'record \d of train can not be read: ',
+        ),
+    ],
+)
+def test_records_that_can_not_be_read_are_told(spoil, message, cache, tmp_path, config):
+    pictures.write_classes(tmp_path / 'data', 2, 8)
+    config.cache = cache
+    dataset = data.load(config)
+    [path] = (tmp_path / 'prepared').rglob('*-train.array_record*')
+    spoil(path)
+    with pytest.raises(RunError, match=f'^{message}.*; the prepared copy is damaged: remove {path.parent}, '):
+        decoded(dataset)
+
+
+def cut_out(path):
+    """What lies before and behind 200 bytes of a file."""
+    content = path.read_bytes()
+    return content[:200], content[400:]
 
 
 def test_the_process_ends_though_batches_are_on_their_way(tmp_path, config):

@@ -130,7 +130,10 @@ class Records:
         """Yields uint8 [<= batch_size, size, size, 3] in the order of `indices`; see `TfdsDataset.images`."""
         if not len(indices):
             return
-        source = ArrayRecordDataSource(self._files[split])
+        try:
+            source = ArrayRecordDataSource(self._files[split])
+        except RuntimeError as error:
+            raise self._damaged(split, f'the records of {split} can not be read: {error}') from error
 
         def read(chosen: np.ndarray) -> np.ndarray:
             return np.array(source.__getitems__(chosen.tolist()), object)
@@ -154,12 +157,8 @@ class Records:
             try:
                 batch = next(running.iterator)
             except tf.errors.OpError as error:
-                records = source.__getitems__([int(i) for i in indices[start : start + batch_size]])
-                culprit = self._culprit(records) or f'a record of {split} can not be read'
-                folder = Path(self._files[split][0]).parent
-                raise RunError(
-                    f'{culprit}; the prepared copy is damaged: remove {folder}, and it is made anew'
-                ) from error
+                chosen = [int(i) for i in indices[start : start + batch_size]]
+                raise self._damaged(split, self._culprit(source, split, chosen)) from error
             yield batch
 
     def _image(self, record: tf.Tensor) -> tf.Tensor:
@@ -189,17 +188,24 @@ class Records:
         picture = tf.cond(example['plain'], lambda: tf.cond(tf.io.is_jpeg(encoded), jpeg, png), other)
         return resized(tf.ensure_shape(picture, [None, None, 3]), self._size)
 
-    def _culprit(self, records: list[bytes]) -> str:
-        """Returns which of these records can't be decoded, and why."""
-        for record in records:
+    def _culprit(self, source: ArrayRecordDataSource, split: str, chosen: list[int]) -> str:
+        """Returns which of the chosen records can't be read or decoded, and why."""
+        for index in chosen:
             try:
+                [record] = source.__getitems__([index])
                 self._decode(record)
+            except RuntimeError as error:
+                return f'record {index} of {split} can not be read: {error}'
             except tf.errors.OpError as error:
                 example = self._features.deserialize_example_np(
                     record, decoders={'image': tfds.decode.SkipDecoding()}
                 )
                 return f'{example["file_name"].decode()}: {error.message}'
-        return ''
+        return f'a record of {split} can not be read'
+
+    def _damaged(self, split: str, what: str) -> RunError:
+        folder = Path(self._files[split][0]).parent
+        return RunError(f'{what}; the prepared copy is damaged: remove {folder}, and it is made anew')
 
 
 def resized(picture: tf.Tensor, size: int) -> tf.Tensor:
