@@ -1,0 +1,37 @@
+"""What the program imports is what its installation brings."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def imported() -> set[str]:
+    """The top-level names of all modules that the program imports, but for Python's and its own."""
+    names = set()
+    for path in [*ROOT.glob('sreml_jax/**/*.py'), *ROOT.glob('configs/*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split('.')[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.split('.')[0])
+    return names - set(sys.stdlib_module_names) - {'sreml_jax', 'configs'}
+
+
+def plain(name: str) -> str:
+    return re.sub('[-_.]+', '-', name).lower()
+
+
+def test_every_package_that_is_imported_is_required_with_bounds():
+    extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
+    lines = [line for line in (ROOT / 'requirements.txt').read_text().splitlines() if line[0] != '#']
+    lines += extras['report'] + extras['serve'] + extras['ann']
+    assert not [line for line in lines if not re.search('>=.*,<', line)]
+    required = {plain(re.match(r'[\w-]+', line)[0]) for line in lines}
+    brought_by = metadata.packages_distributions()
+    missing = {n for n in imported() if required.isdisjoint(map(plain, brought_by.get(n, [n])))}
+    assert missing == {'torch'}  # whoever has weights in its format has it
