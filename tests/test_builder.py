@@ -202,10 +202,10 @@ def test_mistakes(source, config, tmp_path, change, message):
         data.load(config)
 
 
-def test_the_own_subfolder_goes_first(source, config, tmp_path):
-    source.rename(tmp_path / 'folder')
-    config.data_dir = str(tmp_path)
-    assert data.prepared(config).source == (tmp_path / 'folder').resolve()
+def test_the_own_subfolder_goes_first(config, tmp_path):
+    (tmp_path / 'cub' / 'images').mkdir(parents=True)
+    config.update(data_dir=str(tmp_path), data_name='cub')
+    assert data._source(config) == tmp_path / 'cub'
 
 
 # Forks after the imports, which take seconds. Kills some runs, then lets some run together; prints how many

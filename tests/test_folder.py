@@ -47,6 +47,16 @@ def test_the_first_of_the_sorted_classes_train(tmp_path, fraction, training):
     }
 
 
+def test_a_class_may_have_any_name(tmp_path):
+    pictures.write_classes(tmp_path / 'data', 3, 2)
+    (tmp_path / 'data' / 'class00').rename(tmp_path / 'data' / 'folder')
+    config = default.get_config()
+    config.update(
+        data_name='folder', data_dir=str(tmp_path / 'data'), prepared_dir=str(tmp_path / 'prepared')
+    )
+    assert data.prepared(config).info.metadata['classes'] == ['class01', 'class02', 'folder']
+
+
 def test_hidden_and_foreign_files_are_ignored(tmp_path):
     folder = tmp_path / 'data'
     pictures.write_classes(folder, 2, 1)

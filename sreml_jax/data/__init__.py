@@ -98,9 +98,12 @@ def summary(config: ConfigDict) -> str:
 
 
 def _source(config: ConfigDict) -> Path:
-    """Returns the folder of the user's copy: data_dir/<data_name> if there is one, else data_dir."""
+    """Returns the folder of the user's copy: data_dir/<data_name> if there is one, else data_dir.
+
+    Of a user's own images it is data_dir: `folder` may be a class.
+    """
     folder = Path(config.data_dir).expanduser()
-    own = folder / config.data_name
+    own = folder if config.data_name == 'folder' else folder / config.data_name
     if config.download and not own.is_dir() and not (folder.is_dir() and any(folder.iterdir())):
         return own  # to be made
     source = own if own.is_dir() else folder
