@@ -256,6 +256,13 @@ def test_folders_without_an_index(tmp_path):
         Unfinished(tmp_path / 'file', ABOUT)
 
 
+def test_nothing_pickled_is_read(tmp_path):
+    add(tmp_path, names(0, 3))
+    np.save(tmp_path / 'embeddings.npy', np.array([[print] * DIMENSIONS] * 3, object))
+    with pytest.raises(UserError, match='no whole index'):
+        Index(tmp_path)
+
+
 def test_files_that_disagree_are_refused(tmp_path):
     add(tmp_path, names(0, 3))
     np.save(tmp_path / 'embeddings.npy', np.zeros((2, DIMENSIONS), np.float32))

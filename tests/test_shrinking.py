@@ -1,5 +1,7 @@
 """Shrinking against scikit-learn's PCA, closed forms and brute force; its file, and how it is refused."""
 
+import os
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
@@ -66,3 +68,29 @@ def test_the_file_and_what_is_refused(tmp_path):
         shrinking.load(tmp_path, 4, 'abd')
     with pytest.raises(UserError, match=r'makes at most 6 numbers; make it by .*embedding_dim=7'):
         shrinking.load(tmp_path, 7, 'abc')
+
+
+def numbers_missing(path):
+    np.savez(path, fingerprint='abc', mean=np.zeros(3))
+
+
+def pickled(path):
+    """What would run as code if it were read so."""
+    np.savez(path, fingerprint='abc', mean=np.array([print], object), axes=np.eye(3), bounds=np.ones(3))
+
+
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda path: os.truncate(path, path.stat().st_size // 2),
+        lambda path: os.truncate(path, 0),
+        lambda path: path.write_text('text'),
+        numbers_missing,
+        pickled,
+    ],
+)
+def test_a_damaged_file_is_told(spoil, tmp_path):
+    shrinking.save(tmp_path, shrinking.fit(embeddings(40, 12), 6), 'abc')
+    spoil(tmp_path / 'shrinking.npz')
+    with pytest.raises(UserError, match=r'shrinking.npz can not be read \(.*\); make it by --mode=eval'):
+        shrinking.load(tmp_path, 4, 'abc')

@@ -43,7 +43,7 @@ class Index:
         self.about = read_about(self.folder)
         self.scale: float = self.about['scale']
         try:
-            embeddings = np.load(self.folder / EMBEDDINGS, mmap_mode='r')
+            embeddings = np.load(self.folder / EMBEDDINGS, mmap_mode='r', allow_pickle=False)
             self._items = parquet.ParquetFile(self.folder / ITEMS)
         except (OSError, ValueError) as error:
             raise UserError(f'{self.folder} is no whole index ({error}); embed its images again') from error

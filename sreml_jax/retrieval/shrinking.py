@@ -1,5 +1,6 @@
 """Embeddings of fewer numbers: PCA and whitening, fitted on embeddings of training images."""
 
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,18 +82,20 @@ def save(folder: Path, shrinking: Shrinking, fingerprint: str) -> None:
 
 
 def load(folder: Path, dimensions: int, fingerprint: str) -> Shrinking:
-    """Reads what `save` wrote; raises UserError where it is not there, another checkpoint's or too short."""
+    """Reads what `save` wrote; raises UserError where it is missing, damaged, too short or another's."""
     advice = f'make it by --mode=eval --config.embedding_dim={dimensions}'
     try:
-        with np.load(folder / FILE) as file:
-            saved = dict(file)
-    except OSError:
+        with (folder / FILE).open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+            saved = dict(arrays)
+        made_of, shrinking = saved.pop('fingerprint'), Shrinking(**saved)
+    except FileNotFoundError:
         raise UserError(
             f'config.embedding_dim={dimensions} needs {folder / FILE}, which is not there; {advice}'
         ) from None
-    if saved.pop('fingerprint') != fingerprint:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f'{folder / FILE} can not be read ({error}); {advice}') from error
+    if made_of != fingerprint:
         raise UserError(f'{folder / FILE} is of another checkpoint; {advice}')
-    shrinking = Shrinking(**saved)
     if len(shrinking.axes) < dimensions:
         raise UserError(f'{folder / FILE} makes at most {len(shrinking.axes)} numbers; {advice}')
     return shrinking
