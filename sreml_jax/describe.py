@@ -59,7 +59,8 @@ def describe(config: ConfigDict) -> str:
 
 def mesh_shape(config: ConfigDict) -> tuple[int, int]:
     """Returns (data, member) devices of the config's mesh; raises UserError where they can not share it."""
-    data, member = config.mesh or (1, len(config.gpu_ids) or jax.device_count())
+    devices = len(config.gpu_ids) * jax.process_count() or jax.device_count()  # as mesh.make chooses them
+    data, member = config.mesh or (1, devices)
     if config.ensemble_size % member or config.batch_size % data:
         raise UserError(
             f'{config.ensemble_size} members and batches of {config.batch_size} can not be shared evenly by '

@@ -52,20 +52,28 @@ def test_a_mistake_on_the_command_line(arguments, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_describe_prints_the_seeds_count_and_needs_no_tensorflow():
-    done = run('--config.model_type=resnet50', '--config=configs/cub.py', '--mode=describe')  # in any order
+@pytest.fixture
+def no_tensorflow(tmp_path):
+    """Where Python looks for modules, with a tensorflow in front that none may import."""
+    (tmp_path / 'tensorflow.py').write_text('raise RuntimeError("imported")')
+    return {'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+
+
+def test_describe_prints_the_seeds_count_and_needs_no_tensorflow(no_tensorflow):
+    fields = '--config.model_type=resnet50', '--config=configs/cub.py'  # in any order
+    done = run(*fields, '--mode=describe', **no_tensorflow)
     assert done.returncode == 0, done.stderr
     assert '1,118,974,592' in done.stdout
     assert done.stderr == ''
 
 
-def test_version_and_help():
+def test_version_and_help(no_tensorflow):
     done = run('--version')
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout.startswith(f'sreml_jax {sreml_jax.__version__} (python 3.')
     assert ', jax 0.' in done.stdout
 
-    done = run('--mode=embed', '--help')
+    done = run('--mode=embed', '--help', **no_tensorflow)
     assert (done.returncode, done.stderr) == (0, '')
     modes, options = done.stdout.split('options of every mode')
     assert re.findall(r'^  ([a-z]+) ', modes, re.M) == list(MODES)
