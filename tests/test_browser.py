@@ -2,16 +2,22 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import readme_pictures
 from looking import STRANGE, begun, browser, files, named_dataset, served
+from PIL import Image
 
 from sreml_jax.embed import embed
 from sreml_jax.embedder import Embedder
+from sreml_jax.errors import UserError
 from sreml_jax.index import Index
 
+ROOT = Path(__file__).parent.parent
 WIDTHS = (1400, 400)
 
 
@@ -175,3 +181,23 @@ def test_a_text_file_gets_a_polite_message(page, address, photos, tmp_path):
     assert page.locator('#found li').count() == 6  # what was found before stays
     page.set_input_files('input', next(photos.rglob('*.png')))
     page.wait_for_selector('#message:not(.bad)')
+
+
+def test_the_pictures_of_the_readme(chromium, workdir, report, photos, embedder, tmp_path):
+    embed(embedder, str(photos), tmp_path / 'index')
+    run = tmp_path / 'run'
+    shutil.copytree(workdir, run)
+    with pytest.raises(UserError, match=r'report\.html is not there; make it by --mode=report'):
+        readme_pictures.make(run, tmp_path / 'index', tmp_path / 'out')
+    shutil.copy(report, run / 'report.html')
+    Image.new('RGB', (60, 40), 'red').save(run / 'retrievals.png')
+    program = [sys.executable, str(ROOT / 'launch' / 'readme_pictures.py'), f'--workdir={run}']
+    program += [f'--index={tmp_path / "index"}', f'--out={tmp_path / "out"}']
+    subprocess.run(program, cwd=tmp_path, check=True, timeout=120)
+    drawn = (tmp_path / 'out' / 'demo_retrievals.png').read_bytes()
+    assert drawn == (run / 'retrievals.png').read_bytes()
+    for name in ('report', 'search'):
+        for width in WIDTHS:
+            with Image.open(tmp_path / 'out' / f'{name}_{width}.png') as picture:
+                assert picture.size == (width, readme_pictures.HEIGHT)
+                assert len(picture.convert('RGB').getcolors(2**24)) > 500  # not blank

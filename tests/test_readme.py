@@ -28,6 +28,7 @@ ELSEWHERE = {
     'python launch/table.py': 'here and test_table.py',
     'GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python launch/bench.py': 'by hand: figures take minutes',
     'python launch/bench.py': 'by hand: figures take minutes',
+    'python launch/readme_pictures.py': 'test_browser.py',
     '.venv/bin/python -m ruff': 'launch/test.sh',
 }
 
