@@ -49,7 +49,7 @@ class PeakMemory:
 
     def figures(self) -> dict[str, float]:
         """Megabytes on the host beyond the start, and on an accelerator in all."""
-        figures = {'host MB beyond the embeddings': round((self._peak - self._start) / 1e6)}
+        figures = {'host MB beyond the start': round((self._peak - self._start) / 1e6)}
         if stats := jax.devices()[0].memory_stats():
             figures['device MB'] = round(stats['peak_bytes_in_use'] / 1e6)
         return figures

@@ -40,10 +40,10 @@ def products(conv, x, w, shared, seed=1):
     return run(x, w, dy)
 
 
-def operands(kernel, groups, shared, size, dtype=np.float32):
+def operands(kernel, groups, shared, size, dtype=np.float32, channels=(8, 12)):
     draw = np.random.RandomState(0).standard_normal
-    x = draw((*(() if shared else (MEMBERS,)), 2, *size, 8))
-    w = draw((MEMBERS, kernel, kernel, 8 // groups, 12))
+    x = draw((*(() if shared else (MEMBERS,)), 2, *size, channels[0]))
+    w = draw((MEMBERS, kernel, kernel, channels[0] // groups, channels[1]))
     return jnp.asarray(x, dtype), jnp.asarray(w, dtype)
 
 
@@ -78,6 +78,16 @@ def test_equals_the_plain_convolution_and_its_gradients(way, kernel, stride, gro
     close(products(conv, x, w, shared), expected(kernel, stride, groups, shared, size), 1e-5)
 
 
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize(('stride', 'shared'), [(1, False), (2, False), (2, True)])
+def test_groups_of_channels_in_several_blocks(way, stride, shared):
+    x, w = operands(3, 32, shared, (5, 6), channels=(64, 128))
+    options = {'padding': [(1, 1)] * 2, 'feature_group_count': 32}
+    conv = functools.partial(member_conv.conv, window_strides=(stride,) * 2, way=way, **options)
+    oracle = functools.partial(plain, stride=stride, padding=options['padding'], groups=32)
+    close(products(conv, x, w, shared), products(oracle, x, w, shared), 1e-5)
+
+
 @functools.cache
 def expected(kernel, stride, groups, shared, size):
     x, w = operands(kernel, groups, shared, size)
@@ -87,19 +97,29 @@ def expected(kernel, stride, groups, shared, size):
 
 
 @pytest.mark.parametrize('way', WAYS)
-@pytest.mark.parametrize(('kernel', 'stride', 'groups'), [(1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 4)])
-def test_bfloat16(way, kernel, stride, groups):
-    x, w = operands(kernel, groups, False, (6, 6), jnp.bfloat16)
+@pytest.mark.parametrize(
+    ('kernel', 'stride', 'groups', 'shared', 'size'),
+    [
+        (1, 1, 1, False, (6, 6)),
+        (1, 2, 1, True, (5, 6)),
+        (3, 1, 1, False, (6, 6)),
+        (3, 2, 1, True, (6, 5)),
+        (3, 1, 4, False, (6, 6)),
+        (3, 2, 4, False, (5, 5)),
+    ],
+)
+def test_bfloat16(way, kernel, stride, groups, shared, size):
+    x, w = operands(kernel, groups, shared, size, jnp.bfloat16)
     padding = [(kernel // 2,) * 2] * 2
     conv = functools.partial(
         member_conv.conv, window_strides=(stride,) * 2, padding=padding, feature_group_count=groups, way=way
     )
     exact = products(
         functools.partial(plain, stride=stride, padding=padding, groups=groups),
-        x.astype(jnp.float32), w.astype(jnp.float32), False,
+        x.astype(jnp.float32), w.astype(jnp.float32), shared,
     )  # fmt: skip
     # The random gradient is rounded to bfloat16 on one side only, which the tolerance covers.
-    close(products(conv, x, w, False), [e.astype(jnp.bfloat16) for e in exact], 1e-2)
+    close(products(conv, x, w, shared), [e.astype(jnp.bfloat16) for e in exact], 1e-2)
 
 
 @pytest.mark.parametrize('way', WAYS)

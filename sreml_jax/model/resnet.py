@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from sreml_jax.model.kept import keep
+
 
 class Backbone(NamedTuple):
     """One ResNet: bottleneck blocks or basic ones, blocks a stage, and ResNeXt's groups x base width."""
@@ -134,7 +136,7 @@ class Stage(nn.Module):
         for i in range(self.backbone.blocks[self.index - 1]):
             stride = 2 if self.index > 1 and i == 0 else 1
             planes = self.width * 2 ** (self.index - 1)
-            x = block(planes, stride, self.backbone, self.layers, name=str(i))(x)
+            x = keep(block(planes, stride, self.backbone, self.layers, name=str(i))(x))
         return x
 
 

@@ -1,0 +1,49 @@
+"""Every benchmark runs on a CPU as it stands, on the smallest case, and keeps its figures."""
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def figures(subject, tmp_path, monkeypatch, *arguments):
+    """What a benchmark keeps in its JSON file."""
+    kept = tmp_path / 'kept' / 'figures.json'
+    monkeypatch.setattr(sys, 'argv', ['bench.py', *arguments, '--repeats=1', f'--json={kept}'])
+    importlib.import_module(f'bench_{subject}').main()
+    record = json.loads(kept.read_text())
+    assert record['versions']['jax'] and record['date'].startswith('20')
+    return record['figures']
+
+
+def test_step(tmp_path, monkeypatch):
+    small = ('--members=8', '--width=4', '--size=32', '--batch=4', '--conv=grouped')  # a member a device
+    found = figures('step', tmp_path, monkeypatch, *small)
+    assert found['images/s'] == pytest.approx(4 / found['step seconds'], rel=0.1)
+    assert found['TFLOP a step, by XLA'] >= 0 and found['compile seconds'] > 0
+    assert found['of the matmul rate'] < 1
+
+
+def test_recall(tmp_path, monkeypatch):
+    found = figures('recall', tmp_path, monkeypatch, '--size=200', '--dim=16')['200 x 16']
+    assert found['equal recalls'] and 0 < found['Recall@1'] < 1
+
+
+def test_convs(tmp_path, monkeypatch):
+    small = ('--members=2', '--size=32', '--batch=2', '--backbones=resnet18', '--ways=matmul,taps')
+    found = figures('convs', tmp_path, monkeypatch, *small)['convolutions']
+    assert sum(conv['layers'] for conv in found) == 20  # of a ResNet-18
+    assert all(conv['forward']['winner'] in ('matmul', 'taps') for conv in found)
+
+
+def test_input(tmp_path, monkeypatch):
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f'{i}.png')
+    found = figures(
+        'input', tmp_path, monkeypatch, f'--images={tmp_path}', '--image_size=32', '--batch_size=4'
+    )
+    assert found['images'] == 8 and set(found['images/s']) == {'uncached', 'cached', 'pil', 'pil, kept there'}
