@@ -1,9 +1,42 @@
-"""What orbax and tensorstore raise where a file can not be read or written, and what they print besides."""
+"""What is raised where a file can not be read or written, as sentences, and what orbax prints besides."""
 
+import contextlib
 import logging
 import sys
 import textwrap
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from sreml_jax.errors import RunError
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Raises a RunError in the place of the OSError of writing `path`."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise RunError(f'{path} can not be written ({why}); make room there, and run it again') from error
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives a path to write to, and moves what was written there to `path`: whoever reads finds a whole file.
+
+    Raises:
+      RunError: it could not be written, as on a full disk; what was at `path` stays.
+    """
+    temporary = path.with_name(path.name + '.tmp')
+    with told(path):
+        try:
+            yield temporary
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def reason(error: BaseException | None) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from sreml_jax import disk_faults
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.retrieval.members_curve import Point
 from sreml_jax.retrieval.search import nearest
@@ -62,9 +63,8 @@ def save_retrievals(
         [names[0][int(label)] for label in query_labels[chosen]],
         [[names[1][int(label)] for label in row] for row in gallery_labels[found]],
     )
-    temporary = path.with_name(path.name + '.tmp')
-    picture.save(temporary, format='PNG', optimize=True)
-    temporary.replace(path)
+    with disk_faults.whole(path) as temporary:
+        picture.save(temporary, format='PNG', optimize=True)
 
 
 def save_members_curve(path: Path, curve: Sequence[Point]) -> None:
@@ -80,9 +80,8 @@ def save_members_curve(path: Path, curve: Sequence[Point]) -> None:
     axes.minorticks_off()
     axes.grid(color=_HAIRLINE, linewidth=0.5)
     axes.spines[['top', 'right']].set_visible(False)
-    temporary = path.with_name(path.name + '.tmp')
-    figure.savefig(temporary, format='png', dpi=150)
-    temporary.replace(path)
+    with disk_faults.whole(path) as temporary:
+        figure.savefig(temporary, format='png', dpi=150)
 
 
 def choose_queries(labels: np.ndarray, number: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sreml_jax import disk_faults
 from sreml_jax.retrieval.members_curve import Point
 from sreml_jax.retrieval.recall import NO_MATCH, recall_at
 from sreml_jax.retrieval.shrinking import Shrunk
@@ -135,15 +136,17 @@ def write_results(path: Path, result: Result, **more: object) -> None:
       path: of the file; whoever reads it meanwhile finds the old one or the new one, whole.
       result: the model's.
       **more: further entries that JSON can hold: the step, the members, the raw pixels' recall, ...
+
+    Raises:
+      RunError: the file can not be written, as on a full disk; the old one stays.
     """
     entries = dataclasses.asdict(result) | {'protocol': result.protocol} | more
     del entries['same']
     recall = {str(k): v for k, v in entries.pop('recall').items()}
     written = json.loads(json.dumps({'recall': recall, **entries}))  # as it will be read
     written |= _further(path, written)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(json.dumps(written, indent=2) + '\n')
-    temporary.replace(path)
+    with disk_faults.whole(path) as temporary:
+        temporary.write_text(json.dumps(written, indent=2) + '\n')
 
 
 def _further(path: Path, entries: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sreml_jax import pictures
+from sreml_jax import disk_faults, pictures
 from sreml_jax.data import decode
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
@@ -56,8 +56,8 @@ def print_matches(
         width = len(str(len(matches)))
         for match in matches:
             print(f'  {match.rank:{width}}  {match.similarity:7.4f}  {match.item.path}')
-    _draw(photographs, found).save(temporary := sheet.with_name(sheet.name + '.tmp'), format='PNG')
-    temporary.replace(sheet)
+    with disk_faults.whole(sheet) as temporary:
+        _draw(photographs, found).save(temporary, format='PNG')
     print(f'{sheet} shows them')
     return found
 

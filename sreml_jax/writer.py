@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from sreml_jax import disk_faults
 from sreml_jax.epochs import Epochs
 from sreml_jax.progress import ImageProgress
 
@@ -20,15 +21,21 @@ class Writer:
     Args:
       workdir: metrics.jsonl and TensorBoard's files go here.
       first_step: scalars of later steps, written before an interruption, are dropped: they come again.
+
+    Raises:
+      RunError: nothing can be written there at all; what was written stays.
     """
 
     def __init__(self, workdir: Path, first_step: int):
         self._path = workdir / 'metrics.jsonl'
         if self._path.exists():
             keep_until(self._path, first_step)
-        self._lines = self._path.open('ab', buffering=0)
+        board = workdir / 'tensorboard'
+        with disk_faults.told(board):
+            self._board = SummaryWriter(str(board), purge_step=first_step + 1)
+        with disk_faults.told(self._path):
+            self._lines = self._path.open('ab', buffering=0)
         self._waiting = b''
-        self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the scalars of one step; one that is not finite, which JSON does not know, as null."""
@@ -71,9 +78,8 @@ def keep_until(path: Path, step: int) -> None:
                 kept.append(line + '\n')
         except ValueError:
             break
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(''.join(kept))
-    temporary.replace(path)
+    with disk_faults.whole(path) as temporary:
+        temporary.write_text(''.join(kept))
 
 
 class Progress:

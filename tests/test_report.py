@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sreml_jax.errors import RunError
 from sreml_jax.report import Result, members_table, recall_table, shrinking_table, write_results
 from sreml_jax.retrieval.members_curve import Point
 from sreml_jax.retrieval.shrinking import Shrunk
@@ -97,6 +99,16 @@ def test_what_a_thorough_evaluation_told_stays_with_its_checkpoint(then, kept, t
     written = json.loads(path.read_text())
     assert written['step'] == step
     assert (written.get('map_at_r'), written.get('members_curve')) == ((0.5, curve) if kept else (None, None))
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='a full disk, as Linux has it')
+def test_results_that_find_no_room_are_told_and_leave_the_old_file(tmp_path):
+    path = tmp_path / 'results.json'
+    path.write_text('{}')
+    (tmp_path / 'results.json.tmp').symlink_to('/dev/full')
+    with pytest.raises(RunError, match=r'results\.json can not be written \(No space left on device\); make'):
+        write_results(path, result())
+    assert path.read_text() == '{}'
 
 
 def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):

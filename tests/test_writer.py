@@ -2,8 +2,12 @@
 
 import errno
 import json
+from pathlib import Path
+
+import pytest
 
 from sreml_jax.epochs import Epochs
+from sreml_jax.errors import RunError
 from sreml_jax.writer import Progress, Writer, keep_until
 
 
@@ -54,6 +58,24 @@ def test_lines_that_find_no_room_on_the_disk_come_later_and_once(tmp_path, caplo
     assert [json.loads(line) for line in disk.content.splitlines()] == [
         {'step': step, 'loss': step / 2} for step in range(1, 6)
     ]
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='a full disk, as Linux has it')
+def test_a_disk_that_is_full_from_the_start_is_told_and_spoils_nothing(tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    (tmp_path / 'metrics.jsonl.tmp').symlink_to('/dev/full')
+    with pytest.raises(
+        RunError, match=r'metrics\.jsonl can not be written \(No space left on device\); make'
+    ):
+        Writer(tmp_path, 1)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_folder_that_tensorboard_can_not_have_is_told(tmp_path):
+    (tmp_path / 'tensorboard').write_text('')
+    with pytest.raises(RunError, match=r'tensorboard can not be written \(Not a directory\); make room'):
+        Writer(tmp_path, 0)
 
 
 def test_a_thread_of_tensorboards_that_died_stops_no_run(tmp_path, caplog):

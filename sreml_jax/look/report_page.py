@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from configs import default
-from sreml_jax import checkpoint, report
+from sreml_jax import checkpoint, disk_faults, report
 from sreml_jax import config as configs
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.embedder import Embedder
@@ -60,9 +60,8 @@ def write(embedder: Embedder, workdir: Path, dataset: Dataset) -> Path:
         versions=_versions(workdir, step),
     )
     path = workdir / PAGE
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(page)
-    temporary.replace(path)
+    with disk_faults.whole(path) as temporary:
+        temporary.write_text(page)
     return path
 
 

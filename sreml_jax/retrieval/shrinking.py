@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg
 
+from sreml_jax import disk_faults
 from sreml_jax.errors import UserError
 
 FILE = 'shrinking.npz'
@@ -75,10 +76,8 @@ def fit(embeddings: np.ndarray, dimensions: int) -> Shrinking:
 
 def save(folder: Path, shrinking: Shrinking, fingerprint: str) -> None:
     """Writes <folder>/shrinking.npz, whole or not at all; `fingerprint` is of the checkpoint."""
-    temporary = folder / (FILE + '.tmp')
-    with temporary.open('wb') as file:
+    with disk_faults.whole(folder / FILE) as temporary, temporary.open('wb') as file:
         np.savez(file, fingerprint=fingerprint, **shrinking._asdict())
-    temporary.replace(folder / FILE)
 
 
 def load(folder: Path, dimensions: int, fingerprint: str) -> Shrinking:
