@@ -16,6 +16,7 @@ from jax.custom_batching import custom_vmap
 
 from sreml_jax.model import conv_table
 from sreml_jax.model.conv_ways import WAYS, Geometry, Way, plain
+from sreml_jax.model.kept import keep
 
 CHOICES = ('auto', *WAYS)
 
@@ -123,6 +124,7 @@ def _members_forward(x, w, geometry, way):
 
 def _members_backward(geometry, way, operands, dy):
     x, w = operands
+    dy = keep(dy)
     dx = _way('input_gradient', x, w, geometry, way).input_gradient(dy, w, x, geometry)
     dw = _way('kernel_gradient', x, w, geometry, way).kernel_gradient(x, dy, w, geometry)
     return dx, dw

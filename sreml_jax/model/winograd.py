@@ -80,10 +80,9 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, w: jax.Array, stride: int, padd
     a = ALGORITHMS[stride]
     m = 'm' * (x.ndim - 4)
     inputs = _inputs(x, a, padding, dy.shape[-3:-1], stride)
-    # A product reads its first operand in another order: the gradient's tiles are fewer sums to read.
-    products = _products(f'mnhwo,{m}nhwc->moc', _outputs(dy, a), inputs)
+    products = _products(f'{m}nhwc,mnhwo->mco', inputs, _outputs(dy, a))
     taps = _transform(_transpose(a.kernel), products)
-    return jnp.stack([jnp.stack(row, 1) for row in taps], 1).swapaxes(-1, -2).astype(w.dtype)
+    return jnp.stack([jnp.stack(row, 1) for row in taps], 1).astype(w.dtype)
 
 
 def _inputs(x: jax.Array, a: Algorithm, padding: tuple, size: tuple[int, ...], stride: int) -> Grid:
