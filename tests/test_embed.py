@@ -112,9 +112,14 @@ def test_embed_killed_resumed_and_searched(workdir, tmp_path):
     arguments = ['--mode=embed', f'--workdir={workdir}', f'--images={tmp_path / "photos"}', f'--out={out}']
     process = subprocess.Popen([sys.executable, '-m', 'sreml_jax.main', *arguments], cwd=ROOT)
     journal = out / 'unfinished.sqlite'
-    wait(process, lambda: (out / 'embeddings.npy').exists() and (out / 'embeddings.npy').stat().st_size > 128)
+    # Two batches of 16 are written while the third, begun, waits for the pipe; its end saves all three.
+    written = 128 + 2 * 16 * 8 * 4  # bytes: npy's head, and 8 float32 an image
+    wait(
+        process,
+        lambda: (out / 'embeddings.npy').exists() and (out / 'embeddings.npy').stat().st_size >= written,
+    )
+    time.sleep(1.1)  # the journal is saved with the first batch that ends a second after the last save
     begun = journal.stat().st_size
-    time.sleep(1.1)  # the journal is saved every second
     held[0].write_bytes(photograph(tmp_path / 'query.png', 5000).read_bytes())
     wait(process, lambda: journal.stat().st_size > begun)
     process.send_signal(signal.SIGKILL)
