@@ -51,6 +51,8 @@ def get_config() -> config_dict.ConfigDict:
     # Evaluation.
     c.recalls = (1, 2, 4, 8, 10, 20, 30, 40, 50, 100, 1000)  # the K of Recall@K
     c.eval_batch_size = 64
+    # What an embedding is made of: each member's 'logits' (the seed), or its 'pooled' features before them.
+    c.embedding = 'logits'
     c.embedding_dim = 0  # numbers of an embedding in an index, after PCA and whitening; 0: all there are
 
     # Machine.

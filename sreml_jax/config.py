@@ -10,7 +10,7 @@ from configs import default
 from sreml_jax.errors import UserError, nearest
 from sreml_jax.learning.optimizer import SCHEDULES
 from sreml_jax.model import member_conv, weights_file
-from sreml_jax.model.resnet import BACKBONES
+from sreml_jax.model.resnet import BACKBONES, channels
 
 CHOICES = {
     'data_name': ('car', 'cub', 'sop', 'isc', 'folder', 'glyphs'),
@@ -19,6 +19,7 @@ CHOICES = {
     'model_type': tuple(BACKBONES),
     'stem': ('imagenet', 'small'),
     'schedule': SCHEDULES,
+    'embedding': ('logits', 'pooled'),
     'dtype': ('auto', 'float32', 'bfloat16'),
     'member_conv': member_conv.CHOICES,
 }
@@ -69,7 +70,10 @@ def check(config: ConfigDict) -> None:
         )
     if not config.recalls or any(not isinstance(k, int) or k < 1 for k in config.recalls):
         raise UserError(f'config.recalls={config.recalls} must be whole numbers from 1 up, such as 1,2,4,8')
-    whole = config.ensemble_size * config.meta_class_size
+    of_member = config.meta_class_size
+    if config.embedding == 'pooled':
+        of_member = channels(config.model_type, config.width)
+    whole = config.ensemble_size * of_member
     if config.embedding_dim >= whole:
         raise UserError(
             f'config.embedding_dim={config.embedding_dim} must be less than the {whole:,} numbers of this '

@@ -97,7 +97,7 @@ def search(job: Job) -> None:
     _check_writable(job.workdir)
     index = Index(options.value(options.INDEX))
     print_matches(
-        Embedder(job.workdir, _shrinking_like(index, job.config)),
+        Embedder(job.workdir, _embedding_like(index, job.config)),
         index,
         options.value(options.QUERY),
         job.workdir / 'search.png',
@@ -144,7 +144,7 @@ def serve(job: Job) -> None:
     from sreml_jax.look.finder import Finder
 
     index = Index(options.value(options.INDEX))
-    config = _shrinking_like(index, job.config)
+    config = _embedding_like(index, job.config)
     if 'eval_batch_size' not in options.config_overrides():
         # Photographs come one by one, and a batch takes its time however few are in it.
         config.eval_batch_size = min(config.eval_batch_size, 8 * (config.mesh[0] if config.mesh else 1))
@@ -166,11 +166,13 @@ def describe(job: Job) -> None:
     print(describe(job.config))
 
 
-def _shrinking_like(index: 'Index', config: ConfigDict) -> ConfigDict:
-    """Returns the config with the embedding_dim of an index, unless the command line sets it."""
+def _embedding_like(index: 'Index', config: ConfigDict) -> ConfigDict:
+    """Returns the config with what an index is made of, unless the command line sets it."""
     config = config.copy_and_resolve_references()
-    if 'embedding_dim' not in options.config_overrides():
-        config.embedding_dim = index.about['checkpoint']['config'].get('embedding_dim', 0)
+    made_by = index.about['checkpoint']['config']
+    for field, default in {'embedding': 'logits', 'embedding_dim': 0}.items():
+        if field not in options.config_overrides():
+            config[field] = made_by.get(field, default)
     return config
 
 

@@ -39,6 +39,18 @@ class Run:
         """Returns the shapes, dtypes and shardings of the training state on this run's mesh."""
         return step.abstract_state(self.model, adam, self.mesh)
 
+    def fingerprint(self, variables: dict[str, Any]) -> str:
+        """Returns a hash of what makes embeddings: the trunk and all statistics, which a step changes.
+
+        Several hosts must all call it: each holds the statistics of some members only.
+        """
+        made_of = '' if self.model.embedding == 'logits' else self.model.embedding
+        digest = hashlib.sha256(made_of.encode())
+        for leaf in jax.tree.leaves([variables['params']['trunk'], variables['batch_stats']]):
+            whole = leaf if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True)
+            digest.update(np.asarray(whole).tobytes())
+        return digest.hexdigest()
+
 
 def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
     """Returns the ensemble that the config describes; `platform` decides dtype='auto'."""
@@ -54,16 +66,5 @@ def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
         dtype=jnp.dtype(dtype),
         conv=config.member_conv,
         remat=config.remat,
+        embedding=config.embedding,
     )
-
-
-def fingerprint(variables: dict[str, Any]) -> str:
-    """Returns a hash of the trunk and of all statistics, which a step of training changes.
-
-    Several hosts must all call it: each holds the statistics of some members only.
-    """
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves([variables['params']['trunk'], variables['batch_stats']]):
-        whole = leaf if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True)
-        digest.update(np.asarray(whole).tobytes())
-    return digest.hexdigest()

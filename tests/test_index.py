@@ -219,6 +219,10 @@ def test_what_was_embedded_before_a_kill_is_known_after_it(tmp_path, monkeypatch
             {'preprocessing': ABOUT['preprocessing'] | {'image_size': 32}},
             'image_size is 16 there and 32 here',
         ),
+        (
+            {'checkpoint': ABOUT['checkpoint'] | {'config': {'embedding': 'pooled'}}},
+            'holds embeddings of the logits and this run makes them of the pooled',
+        ),
         ({'storage': 'int8'}, 'is stored as float32, not as int8'),
     ],
 )

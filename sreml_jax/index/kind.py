@@ -40,6 +40,12 @@ def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] |
 def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     """Raises UserError where two `about`s are not of one checkpoint and one preprocessing."""
     was, now = there['checkpoint'], here['checkpoint']
+    made_of, makes = (c['config'].get('embedding', 'logits') for c in (was, now))
+    if made_of != makes:
+        raise UserError(
+            f'{folder} holds embeddings of the {made_of} and this run makes them of the {makes}; set '
+            f'config.embedding={made_of}, or take another folder'
+        )
     if there['dimensions'] != here['dimensions']:
         raise UserError(
             f'{folder} holds embeddings of {there["dimensions"]:,} numbers and this run makes '

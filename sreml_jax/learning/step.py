@@ -175,13 +175,13 @@ def make_embed_step(
 ) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
     """Returns the jitted step (variables, images) -> embeddings.
 
-    images: uint8 [batch, H, W, 3]. Embeddings: float32 [batch, members * meta classes], rows of unit length.
+    images: uint8 [batch, H, W, 3]. Embeddings: float32 [batch, members * n], rows of unit length.
     """
     on_device = model.clone(members=model.members // mesh.shape['member'])
 
     def step(variables, images):
-        logits = cast(jax.Array, on_device.apply(variables, normalise(images, mean, std)))
-        part = embed(logits)
+        outputs = cast(jax.Array, on_device.apply(variables, normalise(images, mean, std)))
+        part = embed(outputs)
         # Each device scaled by its own members.
         return part / np.sqrt(mesh.shape['member'])
 

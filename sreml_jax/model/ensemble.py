@@ -10,7 +10,15 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from sreml_jax.model import member_conv
-from sreml_jax.model.resnet import BACKBONES, Backbone, Layers, Stage, global_average_pool, max_pool
+from sreml_jax.model.resnet import (
+    BACKBONES,
+    Backbone,
+    Layers,
+    Stage,
+    channels,
+    global_average_pool,
+    max_pool,
+)
 
 
 class Trunk(nn.Module):
@@ -34,22 +42,28 @@ class Trunk(nn.Module):
 
 
 class Member(nn.Module):
-    """layer2, layer3, layer4, pool and classifier: the trunk's output -> logits [batch, meta classes]."""
+    """layer2, layer3, layer4, pool and classifier: the trunk's output -> logits [batch, meta classes].
+
+    Without meta classes there is no classifier: -> pooled features [batch, channels].
+    """
 
     backbone: Backbone
     layers: Layers
     width: int
-    meta_classes: int
+    meta_classes: int | None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for index in (2, 3, 4):
             x = Stage(index, self.backbone, self.layers, self.width, name=f'layer{index}')(x)
-        return nn.Dense(self.meta_classes, dtype=self.layers.dtype, name='fc')(global_average_pool(x))
+        pooled = global_average_pool(x)
+        if self.meta_classes is None:
+            return pooled
+        return nn.Dense(self.meta_classes, dtype=self.layers.dtype, name='fc')(pooled)
 
 
 class Ensemble(nn.Module):
-    """Images to the logits of all members. Initial values: see `initial`.
+    """Images to what all members make of them. Initial values: see `initial`.
 
     Attributes:
       model_type: a key of `resnet.BACKBONES`.
@@ -61,6 +75,7 @@ class Ensemble(nn.Module):
       conv: how member convolutions run, see `member_conv`.
       axis: name of the mapped axis that shares the batch in training, or None.
       remat: activations inside blocks are computed again in the backward pass: less memory, more work.
+      embedding: what an embedding is made of, 'logits' (the seed) or 'pooled', the features before them.
     """
 
     model_type: str
@@ -72,10 +87,19 @@ class Ensemble(nn.Module):
     conv: str = 'auto'
     axis: str | None = None
     remat: bool = False
+    embedding: str = 'logits'
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers of an embedding are each member's."""
+        return self.meta_classes if self.embedding == 'logits' else channels(self.model_type, self.width)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Args: images, normalised, [batch, H, W, 3]. Returns logits [batch, members, meta classes]."""
+        """Images, normalised, [batch, H, W, 3] -> logits [batch, members, meta classes].
+
+        Where an embedding is made of pooled features, these outside of training: [batch, members, channels].
+        """
         backbone = BACKBONES[self.model_type]
         layers = Layers(train, self.axis, self.dtype, remat=self.remat)
         # A way that the config forces is for the members; the trunk is XLA's then.
@@ -90,7 +114,11 @@ class Ensemble(nn.Module):
             axis_size=self.members,
         )
         layers = layers._replace(convolution=functools.partial(member_conv.conv, way=self.conv))
-        return members(backbone, layers, self.width, self.meta_classes, name='members')(x)
+        # Initial values are drawn for the classifier too.
+        classify = train or self.embedding == 'logits' or self.is_initializing()
+        return members(backbone, layers, self.width, self.meta_classes if classify else None, name='members')(
+            x
+        )
 
 
 def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
@@ -98,13 +126,13 @@ def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
-def embed(logits: jax.Array) -> jax.Array:
-    """Logits [batch, members, meta classes] -> embedding of unit length, [batch, members * meta classes].
+def embed(outputs: jax.Array) -> jax.Array:
+    """Logits or features [batch, members, n] -> embedding of unit length, [batch, members * n].
 
-    Each member's logits are L2-normalised and all are concatenated (the seed, and DREML before it). Computed
-    in at least float32. Logits that are all zero stay zero.
+    Each member's numbers are L2-normalised and all are concatenated (the seed, and DREML before it).
+    Computed in at least float32. Numbers that are all zero stay zero.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    norm = jnp.linalg.norm(logits, axis=-1, keepdims=True)
-    unit = logits / jnp.maximum(norm, jnp.finfo(logits.dtype).tiny)
-    return unit.reshape(logits.shape[0], -1) / math.sqrt(logits.shape[1])
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    norm = jnp.linalg.norm(outputs, axis=-1, keepdims=True)
+    unit = outputs / jnp.maximum(norm, jnp.finfo(outputs.dtype).tiny)
+    return unit.reshape(outputs.shape[0], -1) / math.sqrt(outputs.shape[1])

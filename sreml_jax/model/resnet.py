@@ -140,6 +140,11 @@ class Stage(nn.Module):
         return x
 
 
+def channels(model_type: str, width: int) -> int:
+    """Returns how many features the last stage of a backbone has; see `Stage` for the width."""
+    return 8 * width * (4 if BACKBONES[model_type].bottleneck else 1)
+
+
 def global_average_pool(x: jax.Array) -> jax.Array:
     """[batch, H, W, C] -> [batch, C], summed in at least float32."""
     return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)

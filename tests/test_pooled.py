@@ -1,0 +1,58 @@
+"""Embeddings of pooled features: config.embedding='pooled'."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from golden import Case
+from numpy.testing import assert_allclose
+from test_train import NoSignals
+from tiny import tiny_config, tiny_dataset
+
+from sreml_jax.checkpoint import newest_config
+from sreml_jax.embedder import Embedder
+from sreml_jax.errors import UserError
+from sreml_jax.evaluate import evaluate
+from sreml_jax.train import train
+
+
+def test_the_classifiers_make_the_logits_of_them():
+    with jax.enable_x64(True):
+        case = Case('resnet50', conv='matmul', embedding='pooled')
+        features = jax.jit(case.model.apply)(case.variables, case.images)
+        fc = case.variables['params']['members']['fc']
+        logits = np.einsum('bmc,mck->bmk', features, fc['kernel']) + fc['bias']
+        assert_allclose(logits, case.expected['eval_logits'], rtol=1e-6, atol=1e-6)
+        assert features.shape[2] == case.model.numbers
+        # Training is on the logits.
+        apply = jax.jit(lambda v, x: case.model.apply(v, x, train=True, mutable=['batch_stats'])[0])
+        trained = apply(case.variables, case.images)
+        assert_allclose(trained, case.expected['train_logits'], rtol=1e-6, atol=1e-6)
+    jax.clear_caches()
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory) -> Path:
+    """A run of an epoch, whose config is of logits."""
+    folder = tmp_path_factory.mktemp('runs') / 'tiny'
+    train(tiny_config(num_epochs=1), folder, tiny_dataset(), NoSignals())
+    return folder
+
+
+def test_a_checkpoint_is_evaluated_by_either(workdir):
+    dataset, config = tiny_dataset(), newest_config(workdir)
+    config.update(embedding='pooled', embedding_dim=3)
+    result = evaluate(config, workdir, dataset, thorough=True)
+    config.embedding_dim = 0
+    embedder = Embedder(workdir, config)
+    images = np.concatenate(list(dataset.images('test', np.arange(len(dataset.labels['test'])), 64)))
+    embeddings = embedder.images(images)
+    assert embeddings.shape == (len(images), 2 * 32) and embedder.dimensions == 64
+    assert_allclose(np.linalg.norm(embeddings.reshape(-1, 2, 32), axis=2), 0.5**0.5, rtol=1e-5)
+    similarity = embeddings @ embeddings.T - 3 * np.eye(len(images))
+    labels = dataset.labels['test']
+    assert result.recall[1] == np.mean(labels[similarity.argmax(1)] == labels)
+    config.update(embedding='logits', embedding_dim=3)
+    with pytest.raises(UserError, match=r'shrinking.npz is of another checkpoint'):
+        Embedder(workdir, config)
