@@ -45,6 +45,7 @@ def get_config() -> config_dict.ConfigDict:
     c.schedule_steps = (0.5, 0.7)  # 'step': the shares of the epochs after which the rate is ...
     c.schedule_factor = 0.1  # ... multiplied by this
     c.warmup_epochs = 0.0  # linear from 0, before any schedule
+    c.label_smoothing = 0.0  # share of the target that all meta classes get alike
     c.skip_nonfinite = 0  # leave out up to so many updates whose loss or gradient is not finite, then stop
     c.seed = 0
 

@@ -79,6 +79,8 @@ def check(config: ConfigDict) -> None:
             f'config.embedding_dim={config.embedding_dim} must be less than the {whole:,} numbers of this '
             'ensemble, or 0 for all of them'
         )
+    if not 0 <= config.label_smoothing < 1:
+        raise UserError(f'config.label_smoothing={config.label_smoothing} must be at least 0 and less than 1')
     if not 0 < config.train_fraction < 1:
         raise UserError(f'config.train_fraction={config.train_fraction} must lie between 0 and 1')
     for field in ('mean', 'std'):

@@ -58,7 +58,13 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
 
     rate = epochs.shifted(schedule)
     train_step = step.make_train_step(
-        run.model, optimizer.adam(rate), run.mesh, dataset.mean, dataset.std, bool(config.skip_nonfinite)
+        run.model,
+        optimizer.adam(rate),
+        run.mesh,
+        dataset.mean,
+        dataset.std,
+        label_smoothing=config.label_smoothing,
+        skip_nonfinite=bool(config.skip_nonfinite),
     )
     meta_table = meshes.put_whole(run.mesh, meshes.META_TABLE, table)
     batches = dataset.train_batches(

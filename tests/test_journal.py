@@ -29,7 +29,9 @@ def steps_of(mean, skip, poisoned=None):
         bias = state.params['members']['fc']['bias']
         state.params['members']['fc']['bias'] = bias.at[poisoned].set(np.nan)
     before = jax.device_get(state)
-    train_step = step.make_train_step(run.model, adam, run.mesh, np.float32([mean] * 3), STD, skip)
+    train_step = step.make_train_step(
+        run.model, adam, run.mesh, np.float32([mean] * 3), STD, skip_nonfinite=skip
+    )
     put = functools.partial(meshes.put, run.mesh, meshes.IMAGES, rows=8)
     random = np.random.default_rng(0)
     images, labels = (

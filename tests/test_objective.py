@@ -13,6 +13,12 @@ def test_cross_entropy_by_hand():
     assert_allclose(objective.cross_entropy(logits, labels), [[-np.log(0.8), np.log(2)]], rtol=1e-6)
 
 
+def test_smoothed_targets_by_hand():
+    logits = jnp.log(jnp.array([[[0.2, 0.5, 0.3]]]))
+    smoothed = objective.cross_entropy(logits, jnp.array([[1]]), 0.3)  # targets 0.1, 0.8, 0.1
+    assert_allclose(smoothed, [[-np.dot([0.1, 0.8, 0.1], np.log([0.2, 0.5, 0.3]))]], rtol=1e-6)
+
+
 def test_cross_entropy_of_bfloat16_is_summed_in_float32():
     losses = objective.cross_entropy(jnp.zeros((1, 1, 500), jnp.bfloat16), jnp.array([[7]]))
     assert losses.dtype == jnp.float32

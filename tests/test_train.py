@@ -17,6 +17,8 @@ from sreml_jax import checkpoint
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import RunError, UserError
 from sreml_jax.evaluate import embed_split, evaluate, raw_pixels
+from sreml_jax.learning import meta_classes, step
+from sreml_jax.model.ensemble import normalise
 from sreml_jax.run import Run
 from sreml_jax.train import train
 
@@ -93,6 +95,24 @@ def test_a_run_logs_every_step_and_learns(whole):
     # The step schedule's milestones: int(1.5) and int(2.1) epochs of 4 steps.
     rates = [line['learning_rate'] for line in logged]
     np.testing.assert_allclose(rates, np.repeat([1e-3, 1e-4, 1e-5], 4), rtol=1e-5)
+
+
+def test_the_loss_is_of_smoothed_targets(tmp_path):
+    config, dataset = tiny_config(label_smoothing=0.4), tiny_dataset()
+    with pytest.raises(SystemExit):
+        train(config, tmp_path, dataset, StopAfter(1))
+    batch = next(dataset.train_batches(config.batch_size, 1, config.seed))
+    run = Run.of(config)
+    state = step.initial_state(run.model, run.adam(4), run.mesh, config.seed)
+    images = normalise(batch['image'], dataset.mean, dataset.std)
+    logits, _ = jax.jit(lambda *a: run.model.apply(*a, train=True, mutable=['batch_stats']))(
+        state.variables, images
+    )
+    table = meta_classes.draw(8, config.ensemble_size, config.meta_class_size, config.seed)
+    targets = 0.1 + 0.6 * np.eye(4)[table.T[batch['label']]]
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = -(targets * np.log(probabilities)).sum(-1).mean()
+    np.testing.assert_allclose(lines(tmp_path)[0]['loss'], expected, rtol=1e-4)
 
 
 def test_the_table_is_the_same_each_time(whole, capsys):

@@ -79,13 +79,15 @@ def make_train_step(
     mesh: Mesh,
     mean: np.ndarray,
     std: np.ndarray,
+    *,
+    label_smoothing: float = 0.0,
     skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the jitted step (state, images, labels, meta_table) -> (state, metrics).
 
     images: uint8 [batch, H, W, 3]; labels: int32 [batch]; meta_table: int32 [members, classes]. The state is
     donated. Results do not depend on the mesh: BatchNorm sees the whole batch, the loss is the mean over all
-    images and members.
+    images and members, of targets that `label_smoothing` softens (see `objective.cross_entropy`).
 
     metrics: 'loss' and 'accuracy' (of members on their meta labels), float32 []; 'member_losses', float32
     [members]; 'skipped', bool []: with `skip_nonfinite`, whether the loss or a gradient was not finite, and
@@ -110,7 +112,7 @@ def make_train_step(
                 train=True,
                 mutable=['batch_stats'],
             )
-            losses = objective.cross_entropy(logits, meta_labels).sum(0) / batch
+            losses = objective.cross_entropy(logits, meta_labels, label_smoothing).sum(0) / batch
             correct = objective.correct(logits, meta_labels).sum() / batch
             loss, accuracy = jax.lax.psum((losses.sum() / model.members, correct / model.members), shared)
             stats = updates['batch_stats']
