@@ -10,7 +10,7 @@ from configs import default
 from sreml_jax.errors import UserError, nearest
 from sreml_jax.learning.optimizer import SCHEDULES
 from sreml_jax.model import member_conv, weights_file
-from sreml_jax.model.resnet import BACKBONES, channels
+from sreml_jax.model.resnet import BACKBONES, POOLS, channels
 
 CHOICES = {
     'data_name': ('car', 'cub', 'sop', 'isc', 'folder', 'glyphs'),
@@ -19,6 +19,7 @@ CHOICES = {
     'model_type': tuple(BACKBONES),
     'stem': ('imagenet', 'small'),
     'schedule': SCHEDULES,
+    'pool': tuple(POOLS),
     'embedding': ('logits', 'pooled'),
     'dtype': ('auto', 'float32', 'bfloat16'),
     'member_conv': member_conv.CHOICES,
@@ -44,7 +45,7 @@ LEAST = {  # the smallest value that makes sense
     'log_every': 1,
 }
 # A checkpoint of one is no checkpoint of the other.
-FIXED = ('data_name', 'model_type', 'width', 'stem', 'ensemble_size', 'meta_class_size')
+FIXED = ('data_name', 'model_type', 'width', 'stem', 'pool', 'ensemble_size', 'meta_class_size')
 
 
 def check(config: ConfigDict) -> None:

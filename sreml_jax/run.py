@@ -66,5 +66,6 @@ def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
         dtype=jnp.dtype(dtype),
         conv=config.member_conv,
         remat=config.remat,
+        pool=config.pool,
         embedding=config.embedding,
     )

@@ -22,6 +22,7 @@ from sreml_jax.errors import UserError
         ('recalls', (1, 0), 'whole numbers from 1 up'),
         ('embedding_dim', 576, 'must be less than the 576 numbers of this ensemble, or 0'),
         ('label_smoothing', 1.0, 'at least 0 and less than 1'),
+        ('pool', 'max', 'choose one of average, gem'),
         ('embedding', 'features', 'choose one of logits, pooled'),
         ('train_fraction', 1.0, 'between 0 and 1'),
         ('mean', (0.5, 0.5), 'three numbers'),

@@ -14,6 +14,7 @@ from sreml_jax.checkpoint import newest_config
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import UserError
 from sreml_jax.evaluate import evaluate
+from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.train import train
 
 
@@ -30,6 +31,21 @@ def test_the_classifiers_make_the_logits_of_them():
         trained = apply(case.variables, case.images)
         assert_allclose(trained, case.expected['train_logits'], rtol=1e-6, atol=1e-6)
     jax.clear_caches()
+
+
+def test_members_pool_as_the_config_says():
+    average, gem = (
+        Ensemble('resnet18', 2, 3, width=4, conv='grouped', pool=pool, embedding='pooled')
+        for pool in ('average', 'gem')
+    )
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    variables = jax.jit(average.init)(jax.random.key(0), images)
+    of_average, of_gem = (jax.jit(model.apply)(variables, images) for model in (average, gem))
+    assert of_gem.shape == (2, 2, 32)
+    assert (of_gem >= of_average).all() and np.mean(of_gem > of_average + 1e-3) > 0.5
+    # One pixel is left of 32: its mean of any power is itself.
+    of_average, of_gem = (jax.jit(model.apply)(variables, images[:, :32, :32]) for model in (average, gem))
+    assert_allclose(of_gem, of_average, atol=2e-6, rtol=1e-5)
 
 
 @pytest.fixture(scope='module')

@@ -12,11 +12,11 @@ from jax.typing import ArrayLike
 from sreml_jax.model import member_conv
 from sreml_jax.model.resnet import (
     BACKBONES,
+    POOLS,
     Backbone,
     Layers,
     Stage,
     channels,
-    global_average_pool,
     max_pool,
 )
 
@@ -51,12 +51,13 @@ class Member(nn.Module):
     layers: Layers
     width: int
     meta_classes: int | None
+    pool: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for index in (2, 3, 4):
             x = Stage(index, self.backbone, self.layers, self.width, name=f'layer{index}')(x)
-        pooled = global_average_pool(x)
+        pooled = POOLS[self.pool](x)
         if self.meta_classes is None:
             return pooled
         return nn.Dense(self.meta_classes, dtype=self.layers.dtype, name='fc')(pooled)
@@ -75,6 +76,7 @@ class Ensemble(nn.Module):
       conv: how member convolutions run, see `member_conv`.
       axis: name of the mapped axis that shares the batch in training, or None.
       remat: activations inside blocks are computed again in the backward pass: less memory, more work.
+      pool: a key of `resnet.POOLS`: how a member pools its last features.
       embedding: what an embedding is made of, 'logits' (the seed) or 'pooled', the features before them.
     """
 
@@ -87,6 +89,7 @@ class Ensemble(nn.Module):
     conv: str = 'auto'
     axis: str | None = None
     remat: bool = False
+    pool: str = 'average'
     embedding: str = 'logits'
 
     @property
@@ -116,9 +119,8 @@ class Ensemble(nn.Module):
         layers = layers._replace(convolution=functools.partial(member_conv.conv, way=self.conv))
         # Initial values are drawn for the classifier too.
         classify = train or self.embedding == 'logits' or self.is_initializing()
-        return members(backbone, layers, self.width, self.meta_classes if classify else None, name='members')(
-            x
-        )
+        meta_classes = self.meta_classes if classify else None
+        return members(backbone, layers, self.width, meta_classes, self.pool, name='members')(x)
 
 
 def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:

@@ -150,6 +150,19 @@ def global_average_pool(x: jax.Array) -> jax.Array:
     return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
 
 
+def generalised_mean_pool(x: jax.Array) -> jax.Array:
+    """[batch, H, W, C] -> [batch, C]: the cube root of the mean cube, in at least float32.
+
+    GeM of Radenovic et al. 2019 with its usual power, not learnt: between the mean and the maximum. `x` is
+    what relu gave; zeros are raised a little, as the root has no gradient there.
+    """
+    cubes = jnp.maximum(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 1e-6) ** 3
+    return jnp.cbrt(cubes.mean((1, 2))).astype(x.dtype)
+
+
+POOLS = {'average': global_average_pool, 'gem': generalised_mean_pool}
+
+
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3/2 max-pool padded by 1, of what relu gave: [batch, H, W, C] -> [batch, ceil(H/2), ceil(W/2), C].
 
