@@ -242,6 +242,7 @@ def test_more_epochs_go_on_with_the_same_meta_classes(tmp_path, caplog):
             {},
             "model_type is 'resnet18' there and 'resnet34' here, width",
         ),
+        ({'pool': 'gem'}, {}, "pool is 'average' there and 'gem' here"),
         ({}, {'classes': 9}, 'trained on 8 classes, but tiny now has 9'),
         ({'batch_size': 64}, {}, 'batch_size=64 is larger than the 36 training images'),
         ({'meta_class_size': 9}, {}, '8 training classes, fewer than config.meta_class_size=9'),
