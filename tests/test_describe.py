@@ -1,12 +1,15 @@
 """What --mode=describe tells: the seed's table of parameters, and whose devices share the members."""
 
 import jax
+import numpy as np
 import pytest
 from test_ensemble import BACKBONES, SEED_TABLE
 from tiny import tiny_config
 
 from configs import default
 from sreml_jax import describe
+from sreml_jax.learning import step
+from sreml_jax.run import Run
 
 
 @pytest.mark.parametrize('meta_classes', SEED_TABLE)
@@ -27,3 +30,19 @@ def test_the_chosen_devices_of_every_host_share_the_members(monkeypatch):
     assert describe.mesh_shape(config) == (1, 6)
     config.gpu_ids = ()
     assert describe.mesh_shape(config) == (1, jax.device_count())
+
+
+@pytest.mark.parametrize('backbone', ['resnet18', 'resnet50'])
+def test_the_memory_is_within_15_percent_of_the_compiled_step_s(backbone):
+    config = default.get_config()
+    config.update(model_type=backbone, ensemble_size=2, image_size=64, gpu_ids=(0,))
+    run = Run.of(config)
+    adam, rows = run.adam(1), config.batch_size
+    train_step = step.make_train_step(run.model, adam, run.mesh, np.zeros(3, 'f'), np.ones(3, 'f'))
+    images, labels, table = (
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (((rows, 64, 64, 3), np.uint8), ((rows,), np.int32), ((2, 50), np.int32))
+    )
+    sizes = train_step.lower(run.abstract_state(adam), images, labels, table).compile().memory_analysis()
+    held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    assert describe.device_memory(config) == pytest.approx(held + sizes.temp_size_in_bytes, rel=0.15)
