@@ -14,6 +14,5 @@ def get_config():
     config = cub.get_config()
     config.pool = 'gem'
     config.label_smoothing = 0.1
-    config.schedule = 'cosine'
     config.embedding = 'pooled'
     return config

@@ -264,7 +264,7 @@ def test_another_checkpoint_is_refused(embedder, workdir, tmp_path):
 
 def test_shrunk_embeddings_are_searched_without_being_told(workdir, tmp_path):
     config = checkpoint.newest_config(workdir)
-    config.embedding_dim = 3
+    config.update(embedding='pooled', embedding_dim=3)
     with pytest.raises(UserError, match=r'needs .*shrinking.npz, which is not there; make it by'):
         Embedder(workdir, config)
     evaluate(config, workdir, tiny_dataset(), thorough=True)

@@ -64,7 +64,7 @@ def test_the_file_and_what_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['shrinking.npz']
     for there, back in zip(short, shrinking.load(tmp_path, 6, 'abc'), strict=True):
         np.testing.assert_array_equal(back, there)
-    with pytest.raises(UserError, match='another checkpoint; make it by --mode=eval'):
+    with pytest.raises(UserError, match='another checkpoint or config.embedding; make it by --mode=eval'):
         shrinking.load(tmp_path, 4, 'abd')
     with pytest.raises(UserError, match=r'makes at most 6 numbers; make it by .*embedding_dim=7'):
         shrinking.load(tmp_path, 7, 'abc')

@@ -94,7 +94,7 @@ def load(folder: Path, dimensions: int, fingerprint: str) -> Shrinking:
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f'{folder / FILE} can not be read ({error}); {advice}') from error
     if made_of != fingerprint:
-        raise UserError(f'{folder / FILE} is of another checkpoint; {advice}')
+        raise UserError(f'{folder / FILE} is of another checkpoint or config.embedding; {advice}')
     if len(shrinking.axes) < dimensions:
         raise UserError(f'{folder / FILE} makes at most {len(shrinking.axes)} numbers; {advice}')
     return shrinking
