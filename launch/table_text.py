@@ -65,6 +65,8 @@ def _below(states: dict[Cell, State]) -> list[str]:
             said.setdefault(f'failed: {state.reason}', []).append(cell.column)
         for note in (state.results or {}).get('notes', ()):
             said.setdefault(note, []).append(cell.column)
+        if (state.results or {}).get('embedding', '').endswith(', pooled'):
+            said.setdefault('evaluated with --config.embedding=pooled', []).append(cell.column)
         if state.extra:
             said.setdefault(f'run with {" ".join(state.extra)}', []).append(cell.column)
     items = (f'- {", ".join(columns)}: {text}' for text, columns in said.items())

@@ -26,7 +26,7 @@ def describe(config: ConfigDict) -> str:
     params = variables['params']
     trunk, members = params['trunk'], params['members']
     lines = [
-        f'{config.model_type}, width {config.width}, stem {config.stem}, '
+        f'{config.model_type}, width {config.width}, stem {config.stem}, pool {config.pool}, '
         f'{config.image_size}x{config.image_size} images; '
         f'{config.ensemble_size} members of {config.meta_class_size} meta classes',
         '',

@@ -15,7 +15,7 @@ from sreml_jax.data import photographs
 from sreml_jax.errors import UserError
 from sreml_jax.learning import step
 from sreml_jax.retrieval import shrinking
-from sreml_jax.run import Run
+from sreml_jax.run import Run, fingerprint
 
 
 class Embedder:
@@ -29,7 +29,7 @@ class Embedder:
       run, variables: the parts of the run, and its weights and statistics on the devices.
       batch_size: images at a time, config.eval_batch_size.
       image_size: pixels of both sides.
-      dimensions: of an embedding: members * n, or config.embedding_dim.
+      dimensions: of an embedding: members * `Ensemble.numbers`, or config.embedding_dim.
       shrinking: what makes them so few; None where it is all of them.
       about: what makes the embeddings, as `index.unfinished.Unfinished` wants it.
 
@@ -57,8 +57,10 @@ class Embedder:
         self._embed = step.make_embed_step(self.run.model, self.run.mesh, mean, std)
         self.batch_size, self.image_size = made_by.eval_batch_size, made_by.image_size
         self.dimensions = made_by.embedding_dim or self.run.model.members * self.run.model.numbers
-        identity = self.run.fingerprint(self.variables)
-        self.shrinking = shrinking.load(workdir, self.dimensions, identity) if made_by.embedding_dim else None
+        identity = fingerprint(self.variables)
+        self.shrinking = None
+        if made_by.embedding_dim:
+            self.shrinking = shrinking.load(workdir, made_by.embedding, self.dimensions, identity)
         self.devices = list(self.run.mesh.devices.flat)
         self.about: dict[str, Any] = {
             'checkpoint': {

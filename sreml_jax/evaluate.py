@@ -15,7 +15,7 @@ from sreml_jax.data import ahead
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.learning import step
 from sreml_jax.retrieval import metrics, recall
-from sreml_jax.run import Run
+from sreml_jax.run import Run, fingerprint
 
 # Raw pixels are told beside the model's embedding up to this size: above it their vectors outgrow memory.
 RAW_PIXELS_SIZE = 64
@@ -46,9 +46,7 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: b
 
     splits = dict.fromkeys(dataset.evaluation_splits)
     embeddings = {split: embed_split(run, variables, dataset, split) for split in splits}
-    name = f'{config.model_type} x {config.ensemble_size}'
-    name += ', pooled' if config.embedding == 'pooled' else ''
-    result = score(run, dataset, embeddings, name)
+    result = score(run, dataset, embeddings, run.name)
     results = [result]
     more: dict[str, Any] = {}
     if config.image_size <= RAW_PIXELS_SIZE:
@@ -59,7 +57,7 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: b
         print(report.recall_table(*results), flush=True)
     if thorough:
         training = embed_split(run, variables, dataset, 'train', sample)
-        more |= study.study(run, dataset, embeddings, training, workdir, run.fingerprint(variables))
+        more |= study.study(run, dataset, embeddings, training, workdir, fingerprint(variables))
     if not hosts.is_first():
         return result
     report.write_results(workdir / 'results.json', result, step=newest, **more)
@@ -77,7 +75,7 @@ def embed_split(
 ) -> np.ndarray:
     """Returns the embeddings of all images of a split, or of the chosen ones in their order.
 
-    They are float32 [images, members * n], rows of unit length.
+    They are float32 [images, members * model.numbers], rows of unit length.
     """
     batch_size = run.config.eval_batch_size
     embed = step.make_embed_step(run.model, run.mesh, dataset.mean, dataset.std)

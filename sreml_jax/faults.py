@@ -14,6 +14,11 @@ def explained(config: ConfigDict) -> Iterator[None]:
     """Raises a UserError or RunError in the place of JAX's own error, where its cause is known."""
     try:
         yield
+    except MemoryError as error:
+        raise UserError(
+            f'this machine has too little memory ({error}); config.embedding=logits makes the shortest '
+            'embeddings, and fewer members make shorter ones'
+        ) from error
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' in str(error):
             raise UserError(_out_of_memory(config)) from error

@@ -12,7 +12,7 @@ from sreml_jax.errors import UserError
 
 IMAGES = P('data')  # rows of a batch
 META_TABLE = P('member')  # [members, classes]
-EMBEDDING = P('data', 'member')  # [batch, members * n]
+EMBEDDING = P('data', 'member')  # [batch, members * numbers of each]
 
 
 def make(config: ConfigDict) -> Mesh:

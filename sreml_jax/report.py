@@ -21,7 +21,7 @@ class Result:
     Attributes:
       dataset: its name.
       crop: 'uncropped' or 'cropped'.
-      embedding: what made the embedding, as the column's head: 'resnet18 x 48', 'raw pixels'.
+      embedding: what made the embedding, as the column's head: as of `Run.name`, or 'raw pixels'.
       same: each image queries all the others; else queries and gallery are two splits.
       queries, gallery: their images.
       classes: of the queries.

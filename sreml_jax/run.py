@@ -35,21 +35,15 @@ class Run:
         """Returns the optimizer, with the learning rate's schedule."""
         return optimizer.adam(optimizer.schedule(self.config, steps_per_epoch))
 
+    @property
+    def name(self) -> str:
+        """What makes the embeddings, as the head of a table's column: 'resnet18 x 48'."""
+        pooled = ', pooled' if self.model.embedding == 'pooled' else ''
+        return f'{self.model.model_type} x {self.model.members}{pooled}'
+
     def abstract_state(self, adam: optax.GradientTransformation) -> step.TrainState:
         """Returns the shapes, dtypes and shardings of the training state on this run's mesh."""
         return step.abstract_state(self.model, adam, self.mesh)
-
-    def fingerprint(self, variables: dict[str, Any]) -> str:
-        """Returns a hash of what makes embeddings: the trunk and all statistics, which a step changes.
-
-        Several hosts must all call it: each holds the statistics of some members only.
-        """
-        made_of = '' if self.model.embedding == 'logits' else self.model.embedding
-        digest = hashlib.sha256(made_of.encode())
-        for leaf in jax.tree.leaves([variables['params']['trunk'], variables['batch_stats']]):
-            whole = leaf if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True)
-            digest.update(np.asarray(whole).tobytes())
-        return digest.hexdigest()
 
 
 def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
@@ -69,3 +63,15 @@ def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
         pool=config.pool,
         embedding=config.embedding,
     )
+
+
+def fingerprint(variables: dict[str, Any]) -> str:
+    """Returns a hash of the trunk and of all statistics, which a step of training changes.
+
+    Several hosts must all call it: each holds the statistics of some members only.
+    """
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves([variables['params']['trunk'], variables['batch_stats']]):
+        whole = leaf if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True)
+        digest.update(np.asarray(whole).tobytes())
+    return digest.hexdigest()

@@ -43,7 +43,7 @@ def study(
     workdir: Path,
     fingerprint: str,
 ) -> dict[str, Any]:
-    """Prints more of one checkpoint, and writes members_curve.png and shrinking.npz.
+    """Prints more of one checkpoint, and writes members_curve.png and the file of `shrinking.save`.
 
     Args:
       run: of the checkpoint.
@@ -71,7 +71,9 @@ def study(
 
     kept = curves.sample(query_labels, gallery_labels, options['same'], np.random.default_rng(0))
     some = [np.isin(of_split, kept) for of_split in labels]
-    parts = [part[chosen] for part, chosen in zip((query, gallery), some, strict=True)]
+    parts = [
+        part if chosen.all() else part[chosen] for part, chosen in zip((query, gallery), some, strict=True)
+    ]
     of_parts = [of_split[chosen] for of_split, chosen in zip(labels, some, strict=True)]
 
     def recall(change: Callable[[np.ndarray], np.ndarray]) -> float:
@@ -86,7 +88,7 @@ def study(
             print(report.members_table(curve), flush=True)
             pictures.save_members_curve(workdir / 'members_curve.png', curve)
         if short:
-            shrinking.save(workdir, short, fingerprint)
+            shrinking.save(workdir, config.embedding, short, fingerprint)
         print(report.shrinking_table(shrunk), flush=True)
     return {
         'map_at_r': map_at_r,

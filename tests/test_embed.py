@@ -262,10 +262,11 @@ def test_another_checkpoint_is_refused(embedder, workdir, tmp_path):
     assert done.stderr.startswith('error: ') and 'was made by another checkpoint' in done.stderr
 
 
-def test_shrunk_embeddings_are_searched_without_being_told(workdir, tmp_path):
+@pytest.mark.parametrize('embedding', ['logits', 'pooled'])
+def test_shrunk_embeddings_are_searched_without_being_told(embedding, workdir, tmp_path):
     config = checkpoint.newest_config(workdir)
-    config.update(embedding='pooled', embedding_dim=3)
-    with pytest.raises(UserError, match=r'needs .*shrinking.npz, which is not there; make it by'):
+    config.update(embedding=embedding, embedding_dim=3)
+    with pytest.raises(UserError, match=r'needs .*shrinking.*npz, which is not there; make it by'):
         Embedder(workdir, config)
     evaluate(config, workdir, tiny_dataset(), thorough=True)
     paths = photographs(tmp_path / 'photos', 0, 20)
@@ -283,6 +284,10 @@ def test_shrunk_embeddings_are_searched_without_being_told(workdir, tmp_path):
     done = run('--mode=search', *arguments, '--config.embedding_dim=2')
     assert done.returncode == 2 and done.stderr.count('\n') == 1
     assert 'holds embeddings of 3 numbers and this run makes 2; set config.embedding_dim' in done.stderr
+    other = 'pooled' if embedding == 'logits' else 'logits'
+    done = run('--mode=search', *arguments, f'--config.embedding={other}')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1
+    assert f'holds embeddings of the {embedding} and this run makes them of the {other}' in done.stderr
 
 
 def test_nothing_to_embed(embedder, tmp_path):

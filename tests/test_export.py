@@ -18,7 +18,7 @@ from sreml_jax.errors import UserError
 from sreml_jax.export import export, function
 from sreml_jax.learning import step
 from sreml_jax.retrieval import shrinking
-from sreml_jax.run import Run
+from sreml_jax.run import Run, fingerprint
 
 ROOT = Path(__file__).parent.parent
 ELSEWHERE = """
@@ -89,9 +89,8 @@ def test_equals_the_live_one_that_chooses_its_convolutions(workdir, tmp_path):
 
 def test_shrunk_as_the_live_one(workdir):
     training = np.random.default_rng(1).normal(size=(30, 8)).astype(np.float32)
-    embedder = Embedder(workdir)
-    identity = embedder.run.fingerprint(embedder.variables)
-    shrinking.save(workdir, shrinking.fit(training, 5), identity)
+    identity = fingerprint(Embedder(workdir).variables)
+    shrinking.save(workdir, 'logits', shrinking.fit(training, 5), identity)
     config = newest_config(workdir)
     config.embedding_dim = 3
     embedder = Embedder(workdir, config)

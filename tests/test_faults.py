@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from tiny import tiny_config
 
 from sreml_jax import faults
 from sreml_jax.describe import device_memory
+from sreml_jax.errors import UserError
 
 # A step that needs some GiB, in a process that may have one more than it has.
 OUT_OF_MEMORY = """
@@ -49,6 +51,12 @@ def test_a_full_device_says_what_is_needed_and_which_fields_lower_it(tmp_path):
     assert last.startswith('sreml_jax.errors.UserError: a device has too little memory'), done.stderr[-2000:]
     for part in (f'{needed:.1f} GiB', 'config.batch_size=16384', 'config.remat=True', 'more devices'):
         assert part in last
+
+
+def test_a_host_without_memory_for_the_embeddings_says_so():
+    told = r'too little memory \(Unable to allocate .* float32\); config.embedding=logits'
+    with pytest.raises(UserError, match=told), faults.explained(tiny_config()):
+        np.empty((2**40, 2**10), np.float32)
 
 
 def test_what_is_not_known_stays_what_it_is():

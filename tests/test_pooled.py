@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from golden import Case
 from numpy.testing import assert_allclose
 from test_train import NoSignals
@@ -12,8 +13,8 @@ from tiny import tiny_config, tiny_dataset
 
 from sreml_jax.checkpoint import newest_config
 from sreml_jax.embedder import Embedder
-from sreml_jax.errors import UserError
 from sreml_jax.evaluate import evaluate
+from sreml_jax.export import function
 from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.train import train
 
@@ -58,9 +59,9 @@ def workdir(tmp_path_factory) -> Path:
 
 def test_a_checkpoint_is_evaluated_by_either(workdir):
     dataset, config = tiny_dataset(), newest_config(workdir)
-    config.update(embedding='pooled', embedding_dim=3)
+    config.embedding = 'pooled'
     result = evaluate(config, workdir, dataset, thorough=True)
-    config.embedding_dim = 0
+    assert result.embedding == 'resnet18 x 2, pooled'
     embedder = Embedder(workdir, config)
     images = np.concatenate(list(dataset.images('test', np.arange(len(dataset.labels['test'])), 64)))
     embeddings = embedder.images(images)
@@ -69,6 +70,8 @@ def test_a_checkpoint_is_evaluated_by_either(workdir):
     similarity = embeddings @ embeddings.T - 3 * np.eye(len(images))
     labels = dataset.labels['test']
     assert result.recall[1] == np.mean(labels[similarity.argmax(1)] == labels)
-    config.update(embedding='logits', embedding_dim=3)
-    with pytest.raises(UserError, match=r'shrinking.npz is of another checkpoint'):
-        Embedder(workdir, config)
+    # Members of another device, and another program, make the same numbers.
+    config.gpu_ids = (0, 1)
+    assert_allclose(Embedder(workdir, config).images(images[:5]), embeddings[:5], atol=1e-5)
+    weights = traverse_util.flatten_dict(embedder.variables, sep='/')
+    assert_allclose(jax.jit(function(embedder))(weights, images[:5]), embeddings[:5], atol=1e-5)

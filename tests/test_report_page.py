@@ -83,12 +83,17 @@ def test_nothing_is_fetched(page):
     assert 'url(' not in page and '@import' not in page
 
 
-def test_an_evaluation_of_another_step_is_not_shown(workdir, tmp_path):
-    assert report_page._told_by_evaluation(workdir, 0)['raw_pixels'] == {1: 0.125, 2: 0.25}
-    assert report_page._told_by_evaluation(workdir, 1)['raw_pixels'] == {}
-    assert report_page._told_by_evaluation(tmp_path, 0)['raw_pixels'] == {}
+def test_an_evaluation_of_another_step_or_embedding_is_not_shown(workdir, tmp_path):
+    def shown(folder, *of):
+        return report_page._told_by_evaluation(folder, *of)['raw_pixels']
+
+    name = 'resnet18 x 2'
+    assert shown(workdir, 0, name) == {1: 0.125, 2: 0.25}
+    assert shown(workdir, 1, name) == {}
+    assert shown(workdir, 0, f'{name}, pooled') == {}
+    assert shown(tmp_path, 0, name) == {}
     (tmp_path / 'results.json').write_text('{')
-    assert report_page._told_by_evaluation(tmp_path, 0)['raw_pixels'] == {}
+    assert shown(tmp_path, 0, name) == {}
 
 
 @pytest.mark.parametrize('package', ['jinja2', 'sklearn'])

@@ -63,6 +63,12 @@ def test_no_queries_and_no_gallery():
     assert nearest(some, none, 2, same=False)[0].shape == (3, 0)
 
 
+def test_a_query_of_another_length_is_refused(tmp_path):
+    add(tmp_path, names(0, 3))
+    with pytest.raises(UserError, match=r'is of 5 numbers and .* holds embeddings of \d+; set config.embed'):
+        search.search(np.ones((1, 5), np.float32), Index(tmp_path))
+
+
 @pytest.mark.parametrize('kind', ['float32', 'float16', 'int8'])
 def test_of_an_index_equals_numpy(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(search, '_TILE_BYTES', 3_000)

@@ -59,15 +59,17 @@ def test_the_file_and_what_is_refused(tmp_path):
     x = embeddings(40, 12)
     short = shrinking.fit(x, 6)
     with pytest.raises(UserError, match=r'needs .*shrinking.npz, which is not there; make it by --mode=eval'):
-        shrinking.load(tmp_path, 4, 'abc')
-    shrinking.save(tmp_path, short, 'abc')
+        shrinking.load(tmp_path, 'logits', 4, 'abc')
+    shrinking.save(tmp_path, 'logits', short, 'abc')
     assert [path.name for path in tmp_path.iterdir()] == ['shrinking.npz']
-    for there, back in zip(short, shrinking.load(tmp_path, 6, 'abc'), strict=True):
+    for there, back in zip(short, shrinking.load(tmp_path, 'logits', 6, 'abc'), strict=True):
         np.testing.assert_array_equal(back, there)
-    with pytest.raises(UserError, match='another checkpoint or config.embedding; make it by --mode=eval'):
-        shrinking.load(tmp_path, 4, 'abd')
+    with pytest.raises(UserError, match='another checkpoint; make it by --mode=eval'):
+        shrinking.load(tmp_path, 'logits', 4, 'abd')
+    with pytest.raises(UserError, match=r'shrinking_pooled.npz, which is not there; make it by .*=pooled '):
+        shrinking.load(tmp_path, 'pooled', 4, 'abc')
     with pytest.raises(UserError, match=r'makes at most 6 numbers; make it by .*embedding_dim=7'):
-        shrinking.load(tmp_path, 7, 'abc')
+        shrinking.load(tmp_path, 'logits', 7, 'abc')
 
 
 def numbers_missing(path):
@@ -90,7 +92,7 @@ def pickled(path):
     ],
 )
 def test_a_damaged_file_is_told(spoil, tmp_path):
-    shrinking.save(tmp_path, shrinking.fit(embeddings(40, 12), 6), 'abc')
+    shrinking.save(tmp_path, 'logits', shrinking.fit(embeddings(40, 12), 6), 'abc')
     spoil(tmp_path / 'shrinking.npz')
     with pytest.raises(UserError, match=r'shrinking.npz can not be read \(.*\); make it by --mode=eval'):
-        shrinking.load(tmp_path, 4, 'abc')
+        shrinking.load(tmp_path, 'logits', 4, 'abc')

@@ -64,7 +64,7 @@ def test_table_of_recall():
     states = {
         cells[0]: State('done', done, extra=('--config.seed=1',)),
         cells[1]: State('failed', reason='no birds'),
-        cells[2]: State('done', {'recall': {'1': 0.25}, 'notes': []}),
+        cells[2]: State('done', {'recall': {'1': 0.25}, 'notes': [], 'embedding': 'resnet18 x 48, pooled'}),
         cells[3]: State('not run'),
     }
     lines = table_text.recall_table('resnet18', states).splitlines()
@@ -73,10 +73,11 @@ def test_table_of_recall():
     assert rows['R@1'] == ['89.85% (89.85%, +0.00)', 'failed (73.48%)', '25.00% (/)', 'not run (83.88%)']
     assert rows['R@2'] == ['/ (93.99%)', 'failed (82.26%)', '/ (/)', 'not run (89.15%)']
     assert rows['R@3'] == ['100.00% (/)', 'failed (/)', '/ (/)', 'not run (/)']
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         '- CARS196: 2 images are missing',
         '- CARS196: run with --config.seed=1',
         '- CUB200 (Crop): failed: no birds',
+        '- SOP: evaluated with --config.embedding=pooled',
     ]
     assert len({len(line) for line in lines if line.startswith('|')}) == 1
 

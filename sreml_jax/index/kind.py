@@ -1,5 +1,6 @@
 """What an index is made by, and whether more can be added to it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,7 @@ def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] |
 def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     """Raises UserError where two `about`s are not of one checkpoint and one preprocessing."""
     was, now = there['checkpoint'], here['checkpoint']
-    made_of, makes = (c['config'].get('embedding', 'logits') for c in (was, now))
-    if made_of != makes:
-        raise UserError(
-            f'{folder} holds embeddings of the {made_of} and this run makes them of the {makes}; set '
-            f'config.embedding={made_of}, or take another folder'
-        )
+    refuse_other_embedding(folder, was['config'], now['config'])
     if there['dimensions'] != here['dimensions']:
         raise UserError(
             f'{folder} holds embeddings of {there["dimensions"]:,} numbers and this run makes '
@@ -63,3 +59,13 @@ def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str,
             if here['preprocessing'][field] != value
         )
         raise UserError(f'{folder} was made of images prepared otherwise: {fields}; set config.* likewise')
+
+
+def refuse_other_embedding(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raises UserError where two configs do not make embeddings of the same outputs."""
+    made_of, makes = (config.get('embedding', 'logits') for config in (there, here))
+    if made_of != makes:
+        raise UserError(
+            f'{folder} holds embeddings of the {made_of} and this run makes them of the {makes}; set '
+            f'config.embedding={made_of}, or take another folder'
+        )

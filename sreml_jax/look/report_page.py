@@ -50,7 +50,7 @@ def write(embedder: Embedder, workdir: Path, dataset: Dataset) -> Path:
         name=workdir.resolve().name,
         step=step,
         result=_result(embedder, dataset, retrieved),
-        **_told_by_evaluation(workdir, step),
+        **_told_by_evaluation(workdir, step, embedder.run.name),
         curves=curves.read(workdir / 'metrics.jsonl'),
         hardest=_hardest(retrieved, pictures),
         best=_rows(retrieved, retrieved.best(_QUERIES), pictures),
@@ -101,7 +101,7 @@ def _result(embedder: Embedder, dataset: Dataset, retrieved: Retrieved) -> repor
         config.recalls,
         dataset=dataset.name,
         crop=config.crop_type,
-        embedding=f'{config.model_type} x {config.ensemble_size}',
+        embedding=embedder.run.name,
         same=dataset.evaluation_splits[0] == dataset.evaluation_splits[1],
         query_labels=retrieved.query_labels,
         gallery_labels=retrieved.gallery_labels,
@@ -109,14 +109,14 @@ def _result(embedder: Embedder, dataset: Dataset, retrieved: Retrieved) -> repor
     )
 
 
-def _told_by_evaluation(workdir: Path, step: int) -> dict[str, Any]:
-    """Returns what only an evaluation of the same checkpoint has measured."""
+def _told_by_evaluation(workdir: Path, step: int, name: str) -> dict[str, Any]:
+    """Returns what only an evaluation of the same embeddings of the same checkpoint has measured."""
     found: dict[str, Any] = {'raw_pixels': {}, 'members': [], 'members_picture': '', 'shrunk': []}
     try:
         results = json.loads((workdir / 'results.json').read_text())
     except (OSError, ValueError):
         return found
-    if results.get('step') != step:
+    if (results.get('step'), results.get('embedding')) != (step, name):
         return found
     found['raw_pixels'] = {int(k): v for k, v in results.get('raw_pixels_recall', {}).items()}
     found['members'] = results.get('members_curve', [])

@@ -14,7 +14,7 @@ from sreml_jax.retrieval.search import in_index
 RECALL, TOP = 0.95, 10  # wanted of the approximate search: of the exact TOP nearest, this share
 _SAMPLE = 200  # queries, images of the index itself, that the recall is measured on
 _LEAST_A_LIST, _TRAINED_A_LIST = 39, 64  # images, as FAISS advises
-_CHUNK = 2**14  # rows in memory at a time
+_CHUNK = 2**28  # bytes of rows in memory at a time
 _CANDIDATES = 4  # times as many as wanted are compared exactly
 
 
@@ -79,8 +79,9 @@ class Approximate:
         built = self._faiss.index_factory(width, f'IVF{lists},SQ8', self._faiss.METRIC_INNER_PRODUCT)
         random = np.random.default_rng(0)
         built.train(self._decoded(np.sort(random.permutation(number)[: _TRAINED_A_LIST * lists])))
-        for start in range(0, number, _CHUNK):
-            built.add(self._decoded(np.arange(start, min(start + _CHUNK, number))))
+        chunk = max(1, _CHUNK // (4 * width))
+        for start in range(0, number, chunk):
+            built.add(self._decoded(np.arange(start, min(start + chunk, number))))
         return built
 
     def _tune(self) -> float:

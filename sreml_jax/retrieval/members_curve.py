@@ -48,8 +48,8 @@ def members_curve(
     classes are drawn, which makes every recall higher than that of all; see `sample`.
 
     Args:
-      query: float32 [queries, members * n], as of `ensemble.embed`.
-      gallery: likewise [images, members * n].
+      query: float32 [queries, members * numbers], as of `ensemble.embed`.
+      gallery: likewise [images, members * numbers].
       query_labels: int [queries].
       gallery_labels: int [images].
       members: of the ensemble.
@@ -103,6 +103,6 @@ def sample(
 
 
 def columns(embeddings: np.ndarray, rows: np.ndarray, chosen: np.ndarray, members: int) -> np.ndarray:
-    """Copies the parts of the chosen members in the chosen rows: [rows, members * n] of fewer."""
+    """Copies the parts of the chosen members in the chosen rows: [rows, members * numbers] of fewer."""
     parts = embeddings.reshape(len(embeddings), members, -1)
     return np.ascontiguousarray(parts[np.flatnonzero(rows)[:, None], chosen]).reshape(rows.sum(), -1)

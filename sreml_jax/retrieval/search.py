@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sreml_jax.errors import UserError
 from sreml_jax.index import Index, Item
 from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spread
 
@@ -51,7 +52,16 @@ def search(
       top: images a query.
       approximate: searches in the place of the exact search where given.
       devices: that share the blocks; all local ones where not given.
+
+    Raises:
+      UserError: query and index have embeddings of different lengths.
     """
+    numbers, width = query.shape[1], index.about['dimensions']
+    if numbers != width:
+        raise UserError(
+            f'the query is of {numbers:,} numbers and {index.folder} holds embeddings of {width:,}; set '
+            'config.embedding and config.embedding_dim of the Embedder as when the index was made'
+        )
     find = approximate.search if approximate else functools.partial(in_index, index=index, devices=devices)
     rows, similarities = find(query, k=top)
     items = iter(index.items(rows.reshape(-1)))

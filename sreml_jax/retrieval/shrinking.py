@@ -12,7 +12,7 @@ from scipy import linalg
 from sreml_jax import disk_faults
 from sreml_jax.errors import UserError
 
-FILE = 'shrinking.npz'
+FILES = {'logits': 'shrinking.npz', 'pooled': 'shrinking_pooled.npz'}  # by config.embedding
 DIMENSIONS = (512, 128, 64)  # that an evaluation tells of
 IMAGES = 10_000  # to fit on, at most
 
@@ -74,29 +74,30 @@ def fit(embeddings: np.ndarray, dimensions: int) -> Shrinking:
     return Shrinking(mean, axes, bounds)
 
 
-def save(folder: Path, shrinking: Shrinking, fingerprint: str) -> None:
-    """Writes <folder>/shrinking.npz, whole or not at all; `fingerprint` is of the checkpoint."""
-    with disk_faults.whole(folder / FILE) as temporary, temporary.open('wb') as file:
+def save(folder: Path, embedding: str, shrinking: Shrinking, fingerprint: str) -> None:
+    """Writes <folder>/<file of config.embedding>, whole or not at all; `fingerprint` is of the checkpoint."""
+    with disk_faults.whole(folder / FILES[embedding]) as temporary, temporary.open('wb') as file:
         np.savez(file, fingerprint=fingerprint, **shrinking._asdict())
 
 
-def load(folder: Path, dimensions: int, fingerprint: str) -> Shrinking:
+def load(folder: Path, embedding: str, dimensions: int, fingerprint: str) -> Shrinking:
     """Reads what `save` wrote; raises UserError where it is missing, damaged, too short or another's."""
-    advice = f'make it by --mode=eval --config.embedding_dim={dimensions}'
+    path = folder / FILES[embedding]
+    advice = f'make it by --mode=eval --config.embedding={embedding} --config.embedding_dim={dimensions}'
     try:
-        with (folder / FILE).open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+        with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
             saved = dict(arrays)
         made_of, shrinking = saved.pop('fingerprint'), Shrinking(**saved)
     except FileNotFoundError:
         raise UserError(
-            f'config.embedding_dim={dimensions} needs {folder / FILE}, which is not there; {advice}'
+            f'config.embedding_dim={dimensions} needs {path}, which is not there; {advice}'
         ) from None
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f'{folder / FILE} can not be read ({error}); {advice}') from error
+        raise UserError(f'{path} can not be read ({error}); {advice}') from error
     if made_of != fingerprint:
-        raise UserError(f'{folder / FILE} is of another checkpoint or config.embedding; {advice}')
+        raise UserError(f'{path} is of another checkpoint; {advice}')
     if len(shrinking.axes) < dimensions:
-        raise UserError(f'{folder / FILE} makes at most {len(shrinking.axes)} numbers; {advice}')
+        raise UserError(f'{path} makes at most {len(shrinking.axes)} numbers; {advice}')
     return shrinking
 
 
