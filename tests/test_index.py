@@ -221,7 +221,7 @@ def test_what_was_embedded_before_a_kill_is_known_after_it(tmp_path, monkeypatch
         ),
         (
             {'checkpoint': ABOUT['checkpoint'] | {'config': {'embedding': 'pooled'}}},
-            'holds embeddings of the logits and this run makes them of the pooled',
+            'made of logits and this run makes them of pooled features; set --config.embedding as',
         ),
         ({'storage': 'int8'}, 'is stored as float32, not as int8'),
     ],

@@ -108,9 +108,7 @@ def _source(config: ConfigDict) -> Path:
         return own  # to be made
     source = own if own.is_dir() else folder
     if not source.is_dir():
-        raise UserError(
-            f'there is no folder {source}; give your copy of {config.data_name} as --config.data_dir=DIR.'
-        )
+        raise UserError(f'there is no folder {source}; give that of your images as --config.data_dir=DIR')
     if not any(source.iterdir()):
         raise UserError(f'the folder {source} is empty; put your copy of {config.data_name} there.')
     return source

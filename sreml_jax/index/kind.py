@@ -7,6 +7,7 @@ from typing import Any
 from sreml_jax.errors import UserError
 from sreml_jax.index import storage
 
+_NAMES = {'logits': 'logits', 'pooled': 'pooled features'}  # of config.embedding
 FIELDS = ('checkpoint', 'preprocessing', 'dimensions', 'bound', 'storage', 'scale', 'vectors')
 
 
@@ -45,7 +46,7 @@ def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str,
     if there['dimensions'] != here['dimensions']:
         raise UserError(
             f'{folder} holds embeddings of {there["dimensions"]:,} numbers and this run makes '
-            f'{here["dimensions"]:,}; set config.embedding_dim likewise, or take another folder'
+            f'{here["dimensions"]:,}; {_advice("embedding_dim")}'
         )
     if was['fingerprint'] != now['fingerprint']:
         raise UserError(
@@ -63,9 +64,16 @@ def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str,
 
 def refuse_other_embedding(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raises UserError where two configs do not make embeddings of the same outputs."""
-    made_of, makes = (config.get('embedding', 'logits') for config in (there, here))
+    made_of, makes = (_NAMES[config.get('embedding', 'logits')] for config in (there, here))
     if made_of != makes:
         raise UserError(
-            f'{folder} holds embeddings of the {made_of} and this run makes them of the {makes}; set '
-            f'config.embedding={made_of}, or take another folder'
+            f'{folder} holds embeddings made of {made_of} and this run makes them of {makes}; '
+            f'{_advice("embedding")}'
         )
+
+
+def _advice(field: str) -> str:
+    return (
+        f'set --config.{field} as when it was made (search and serve read it from the index if it is left '
+        'out), or take another folder'
+    )
