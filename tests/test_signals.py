@@ -52,8 +52,8 @@ data.load(tiny_config(data_name='folder', data_dir='data', prepared_dir='prepare
 TRAIN = """
 from sreml_jax import train
 made = train.step.make_train_step
-def make(*args):
-    step = made(*args)
+def make(*args, **options):
+    step = made(*args, **options)
     def first(*args):
         send(signal.SIGTERM, 0.0)
         return step(*args)
