@@ -10,7 +10,8 @@ from configs import default
 from sreml_jax.errors import UserError, nearest
 from sreml_jax.learning.optimizer import SCHEDULES
 from sreml_jax.model import member_conv, weights_file
-from sreml_jax.model.resnet import BACKBONES, POOLS, channels
+from sreml_jax.model.ensemble import numbers_of_member
+from sreml_jax.model.resnet import BACKBONES, POOLS
 
 CHOICES = {
     'data_name': ('car', 'cub', 'sop', 'isc', 'folder', 'glyphs'),
@@ -71,10 +72,9 @@ def check(config: ConfigDict) -> None:
         )
     if not config.recalls or any(not isinstance(k, int) or k < 1 for k in config.recalls):
         raise UserError(f'config.recalls={config.recalls} must be whole numbers from 1 up, such as 1,2,4,8')
-    of_member = config.meta_class_size
-    if config.embedding == 'pooled':
-        of_member = channels(config.model_type, config.width)
-    whole = config.ensemble_size * of_member
+    whole = config.ensemble_size * numbers_of_member(
+        config.embedding, config.model_type, config.width, config.meta_class_size
+    )
     if config.embedding_dim >= whole:
         raise UserError(
             f'config.embedding_dim={config.embedding_dim} must be less than the {whole:,} numbers of this '

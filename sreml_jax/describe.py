@@ -47,7 +47,7 @@ def describe(config: ConfigDict) -> str:
         f'{"parameters, total":<26}{count(params):>16,}',
         f'{"parameters, trunk":<26}{count(trunk):>16,}',
         f'{"parameters, one member":<26}{count(members) // config.ensemble_size:>16,}',
-        f'{"numbers in an embedding":<26}{model.members * model.numbers:>16,}',
+        f'{"numbers in an embedding":<26}{model.dimensions:>16,}',
         '',
         f'training memory per device, batch {config.batch_size} on {data} x {member} (data x member) '
         f'device(s), {model.dtype} computation:',

@@ -29,7 +29,7 @@ class Embedder:
       run, variables: the parts of the run, and its weights and statistics on the devices.
       batch_size: images at a time, config.eval_batch_size.
       image_size: pixels of both sides.
-      dimensions: of an embedding: members * `Ensemble.numbers`, or config.embedding_dim.
+      dimensions: of an embedding: `Ensemble.dimensions`, or config.embedding_dim.
       shrinking: what makes them so few; None where it is all of them.
       about: what makes the embeddings, as `index.unfinished.Unfinished` wants it.
 
@@ -56,7 +56,7 @@ class Embedder:
         mean, std = _colours(made_by)
         self._embed = step.make_embed_step(self.run.model, self.run.mesh, mean, std)
         self.batch_size, self.image_size = made_by.eval_batch_size, made_by.image_size
-        self.dimensions = made_by.embedding_dim or self.run.model.members * self.run.model.numbers
+        self.dimensions = made_by.embedding_dim or self.run.model.dimensions
         identity = fingerprint(self.variables)
         self.shrinking = None
         if made_by.embedding_dim:

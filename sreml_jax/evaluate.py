@@ -75,13 +75,13 @@ def embed_split(
 ) -> np.ndarray:
     """Returns the embeddings of all images of a split, or of the chosen ones in their order.
 
-    They are float32 [images, members * model.numbers], rows of unit length.
+    They are float32 [images, model.dimensions], rows of unit length.
     """
     batch_size = run.config.eval_batch_size
     embed = step.make_embed_step(run.model, run.mesh, dataset.mean, dataset.std)
     size = len(dataset.labels[split] if chosen is None else chosen)
     rows = meshes.local_rows(run.mesh, batch_size)
-    embeddings = np.empty((size, run.model.members * run.model.numbers), np.float32)
+    embeddings = np.empty((size, run.model.dimensions), np.float32)
     batches = dataset.evaluation_batches(split, batch_size, rows, chosen)
     batches = ahead.read(batches, run.config.stall_minutes)
     number = -(-size // batch_size)

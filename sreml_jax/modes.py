@@ -168,13 +168,14 @@ def describe(job: Job) -> None:
 
 def _embedding_like(index: 'Index', config: ConfigDict) -> ConfigDict:
     """Returns the config with what an index is made of, unless the command line sets it."""
+    from sreml_jax import config as configs
     from sreml_jax.index import kind
 
     config = config.copy_and_resolve_references()
-    made_by = index.about['checkpoint']['config']
-    for field, default in {'embedding': 'logits', 'embedding_dim': 0}.items():
+    made_by = configs.restore(index.about['checkpoint']['config'])
+    for field in ('embedding', 'embedding_dim'):
         if field not in options.config_overrides():
-            config[field] = made_by.get(field, default)
+            config[field] = made_by[field]
     kind.refuse_other_embedding(index.folder, made_by, config)
     return config
 

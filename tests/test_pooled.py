@@ -26,7 +26,7 @@ def test_the_classifiers_make_the_logits_of_them():
         fc = case.variables['params']['members']['fc']
         logits = np.einsum('bmc,mck->bmk', features, fc['kernel']) + fc['bias']
         assert_allclose(logits, case.expected['eval_logits'], rtol=1e-6, atol=1e-6)
-        assert features.shape[2] == case.model.numbers
+        assert features[0].size == case.model.dimensions
         # Training is on the logits.
         apply = jax.jit(lambda v, x: case.model.apply(v, x, train=True, mutable=['batch_stats'])[0])
         trained = apply(case.variables, case.images)

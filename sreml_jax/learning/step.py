@@ -177,7 +177,7 @@ def make_embed_step(
 ) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
     """Returns the jitted step (variables, images) -> embeddings.
 
-    images: uint8 [batch, H, W, 3]. Embeddings: float32 [batch, members * model.numbers], of unit length.
+    images: uint8 [batch, H, W, 3]. Embeddings: float32 [batch, model.dimensions], of unit length.
     """
     on_device = model.clone(members=model.members // mesh.shape['member'])
 

@@ -10,15 +10,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from sreml_jax.model import member_conv
-from sreml_jax.model.resnet import (
-    BACKBONES,
-    POOLS,
-    Backbone,
-    Layers,
-    Stage,
-    channels,
-    max_pool,
-)
+from sreml_jax.model.resnet import BACKBONES, POOLS, Backbone, Layers, Stage, channels, max_pool
 
 
 class Trunk(nn.Module):
@@ -93,9 +85,10 @@ class Ensemble(nn.Module):
     embedding: str = 'logits'
 
     @property
-    def numbers(self) -> int:
-        """How many numbers of an embedding are each member's."""
-        return self.meta_classes if self.embedding == 'logits' else channels(self.model_type, self.width)
+    def dimensions(self) -> int:
+        """How many numbers an embedding has, of all members."""
+        of_member = numbers_of_member(self.embedding, self.model_type, self.width, self.meta_classes)
+        return self.members * of_member
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -121,6 +114,11 @@ class Ensemble(nn.Module):
         classify = train or self.embedding == 'logits' or self.is_initializing()
         meta_classes = self.meta_classes if classify else None
         return members(backbone, layers, self.width, meta_classes, self.pool, name='members')(x)
+
+
+def numbers_of_member(embedding: str, model_type: str, width: int, meta_classes: int) -> int:
+    """Returns how many numbers of an embedding are each member's; see `Ensemble` for the arguments."""
+    return meta_classes if embedding == 'logits' else channels(model_type, width)
 
 
 def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
