@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from sreml_jax import mesh as meshes
 from sreml_jax.learning import objective
-from sreml_jax.model import initial, kept, pretrained
+from sreml_jax.model import cpu, initial, pretrained
 from sreml_jax.model.ensemble import Ensemble, embed, normalise
 
 
@@ -142,7 +142,7 @@ def make_train_step(
         in_specs=meshes.without_idle_axes(mesh, arguments),
         out_specs=meshes.without_idle_axes(mesh, (specs, metrics)),
     )
-    return jax.jit(run, donate_argnums=0, compiler_options=kept.compiler_options())
+    return jax.jit(run, donate_argnums=0, compiler_options=cpu.compiler_options())
 
 
 def _first(tree: Any, axes: tuple[str, ...]) -> Any:
@@ -189,4 +189,4 @@ def make_embed_step(
 
     specs = meshes.specs(initial.shapes(model))
     run = jax.shard_map(step, mesh=mesh, in_specs=(specs, meshes.IMAGES), out_specs=meshes.EMBEDDING)
-    return jax.jit(run, compiler_options=kept.compiler_options())
+    return jax.jit(run, compiler_options=cpu.compiler_options())

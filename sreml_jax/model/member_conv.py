@@ -16,7 +16,7 @@ from jax.custom_batching import custom_vmap
 
 from sreml_jax.model import conv_table
 from sreml_jax.model.conv_ways import WAYS, Geometry, Way, plain
-from sreml_jax.model.kept import keep
+from sreml_jax.model.cpu import keep
 
 CHOICES = ('auto', *WAYS)
 

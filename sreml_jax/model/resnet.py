@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from sreml_jax.model.kept import keep
+from sreml_jax.model.cpu import keep
 
 
 class Backbone(NamedTuple):

@@ -12,6 +12,8 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
+from sreml_jax.model.product import product
+
 
 class _Tap(NamedTuple):
     """One element of the kernel and, along height and width, the pixels it joins: (start, stop, stride)."""
@@ -106,4 +108,4 @@ def _put(x, ranges, size):
 def _product(subscripts, a, b, precision):
     # The sum over taps in at least float32.
     wide = jnp.promote_types(a.dtype, jnp.float32)
-    return jnp.einsum(subscripts, a, b, precision=precision, preferred_element_type=wide)
+    return product(subscripts, a, b, precision=precision, preferred_element_type=wide)

@@ -19,6 +19,9 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
+from sreml_jax.model.cpu import keep
+from sreml_jax.model.product import product
+
 Matrix = tuple[tuple[float, ...], ...]
 Grid = list[list[jax.Array]]
 
@@ -120,7 +123,7 @@ def _kernels(w: jax.Array, a: Algorithm) -> Grid:
 def _products(subscripts: str, a: Grid, b: Grid) -> Grid:
     # Plain sums of products: the default precision of a GPU's float32 would spoil the transforms.
     return [
-        [jnp.einsum(subscripts, p, q, precision='highest') for p, q in zip(*rows, strict=True)]
+        [product(subscripts, p, q, precision='highest') for p, q in zip(*rows, strict=True)]
         for rows in zip(a, b, strict=True)
     ]
 
@@ -142,7 +145,7 @@ def _transpose(grid):
 
 def _interleave(grid: Grid) -> jax.Array:
     """Puts pixel (i, j) of every tile in its place: [..., tiles down, tiles across, channels] -> an image."""
-    rows = [jnp.stack(row, -2) for row in grid]
+    rows = [jnp.stack([keep(pixel) for pixel in row], -2) for row in grid]
     x = jnp.stack(rows, -4)
     *lead, down, i, across, j, channels = x.shape
     return x.reshape(*lead, down * i, across * j, channels)

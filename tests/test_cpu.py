@@ -1,10 +1,10 @@
-"""Activations that a CPU computes once."""
+"""What the CPU compiler is told."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from sreml_jax.model.kept import compiler_options, keep
+from sreml_jax.model.cpu import compiler_options, keep
 
 
 def readers(x):
