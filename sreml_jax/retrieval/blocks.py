@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 
 _MOST_ROWS = 2048  # of a block; on a CPU 512 are slower by a fifth
-_LEAST_ROWS = 256  # of a block, for the matmul's sake
-_LEAST_BLOCKS = 12  # the more blocks, the less of the diagonal ones is computed twice
+_LEAST_ROWS = 480  # of a block, for the matmul's sake
+_LEAST_BLOCKS = 20  # the more blocks, the less of the diagonal ones is computed twice
 _BLOCK_BYTES = 2**27  # at most
 _HELD_BYTES = 2**28  # embeddings up to this size are held on a CPU in whole
 _HELD_SHARE = 4  # on an accelerator up to this fraction of its memory: there may be queries and gallery
