@@ -91,7 +91,7 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
       gone: also those whose files are not there any more.
 
     Raises:
-      UserError: there is no index, or nothing to remove is named.
+      UserError: there is no index, or nothing to remove is named, or nothing of that name is in it.
     """
     if not images and not gone:
         raise UserError(
@@ -103,7 +103,10 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
         return bool(pattern and pattern.matches(path)) or (gone and not Path(path).exists())
 
     with Unfinished(out) as index:
+        unreadable = len(index.unreadable())
         number = index.remove(unwanted)
+        if images and not gone and not number and unreadable == len(index.unreadable()):
+            raise UserError(f'{out} holds no image of --images={images}: nothing is removed')
         index.finish(versions())
     print(f'{out}: {number:,} images removed, {len(Index(out)):,} left')
 
