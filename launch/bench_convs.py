@@ -79,15 +79,14 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
         f'output {size[0]}x{size[1]}' + (', shared images' if len(x_shape) == 4 else ''),
         'x': x_shape, 'w': w_shape, 'strides': geometry.strides, 'groups': geometry.groups, 'gflop': gflop,
     }  # fmt: skip
+    kind = w_shape[0], size, w_shape[1:3], geometry.groups, len(x_shape) == 4
     for product in PRODUCTS:
         seconds = alternate({name: run(name, product, x, w, dy, geometry) for name in ways}, args.repeats)
         found[product] = {
             'seconds': seconds,
             'gflop_per_s': {way: gflop / s for way, s in seconds.items()},
             'winner': min(seconds, key=seconds.get),
-            'auto': conv_table.choose(
-                jax.default_backend(), product, w_shape[0], size, w_shape[1:3], geometry.groups
-            ),
+            'auto': conv_table.choose(jax.default_backend(), product, *kind),
         }
     return found | {
         'forward_and_backward_seconds': {

@@ -235,6 +235,15 @@ def test_what_members_do_not_need_is_refused(extra):
 def test_auto_names_a_way_for_every_device_and_shape():
     asked = itertools.product(
         ('cpu', 'gpu', 'tpu'), ('forward', 'input_gradient', 'kernel_gradient'), (1, 48),
-        ((1, 1), (2, 2), (16, 16), (64, 64)), ((1, 1), (3, 3), (7, 7)), (1, 32),
+        ((1, 1), (2, 2), (16, 16), (64, 64)), ((1, 1), (3, 3), (7, 7)), (1, 32), (False, True),
     )  # fmt: skip
     assert {conv_table.choose(*a) for a in asked} <= set(WAYS)
+
+
+def test_a_gpu_makes_one_dense_convolution_of_shared_images():
+    case = ('gpu', 'forward', 48, (64, 64), (3, 3), 1)
+    assert conv_table.choose(*case, shared=True) == 'grouped' != conv_table.choose(*case, shared=False)
+    x, w = operands(3, 1, True, (5, 6))
+    conv = functools.partial(member_conv.conv, window_strides=(1, 1), padding=[(1, 1)] * 2, way='grouped')
+    text = jax.jit(jax.vmap(conv, (None, 0))).lower(x, w).as_text()
+    assert text.count('stablehlo.convolution') == 1 and 'feature_group_count = 1 ' in text

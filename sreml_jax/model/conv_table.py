@@ -13,7 +13,13 @@ SMALL = 4
 
 
 def choose(
-    platform: str, product: str, members: int, size: tuple[int, ...], kernel: tuple[int, ...], groups: int
+    platform: str,
+    product: str,
+    members: int,
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    groups: int,
+    shared: bool = False,
 ) -> str:
     """Returns the way (a key of `conv_ways.WAYS`) for one product of one convolution.
 
@@ -24,6 +30,7 @@ def choose(
       size: height and width of the output.
       kernel: height and width of the kernel.
       groups: of channels within a member.
+      shared: all members read the same images.
     """
     small = min(size) <= SMALL
     if platform == 'cpu':
@@ -31,7 +38,8 @@ def choose(
             return 'unrolled'
         return 'taps' if small or kernel != (3, 3) else 'winograd'
     # Not measured: one large matrix product a member fills a GPU for big images, a batch of them for small.
-    if members == 1:
+    # Shared images are one dense convolution, to the features of all members.
+    if members == 1 or (shared and groups == 1):
         return 'grouped'
     if groups > 1:
         return 'unrolled'

@@ -136,5 +136,6 @@ convolve_members.defvjp(_members_forward, _members_backward)
 def _way(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, way: str) -> Way:
     if way == 'auto':
         size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
-        way = conv_table.choose(jax.default_backend(), product, len(w), size, w.shape[1:3], geometry.groups)
+        platform, shared = jax.default_backend(), x.ndim == 4
+        way = conv_table.choose(platform, product, len(w), size, w.shape[1:3], geometry.groups, shared)
     return WAYS[way]
