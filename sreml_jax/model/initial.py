@@ -8,6 +8,7 @@ JAX's generator for as many arrays as a ResNet has).
 
 import math
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -45,11 +46,18 @@ def draw(shapes: Any, seed: int, shardings: Any) -> Any:
             if names[1] != 'members':
                 return draw_one(names, leaf.shape, fan_in, seed)
             members = range(*index[0].indices(leaf.shape[0]))
-            return np.stack([draw_one((*names, m), leaf.shape[1:], fan_in, seed) for m in members])
+            drawn = np.empty((len(members), *leaf.shape[1:]), np.float32)
+
+            def fill(i):
+                drawn[i] = draw_one((*names, members[i]), leaf.shape[1:], fan_in, seed)
+
+            list(pool.map(fill, range(len(members))))
+            return drawn
 
         return jax.make_array_from_callback(leaf.shape, sharding, part)
 
-    return jax.tree_util.tree_map_with_path(place, shapes, shardings)
+    with ThreadPoolExecutor() as pool:  # numpy draws without holding the interpreter
+        return jax.tree_util.tree_map_with_path(place, shapes, shardings)
 
 
 def draw_one(names: tuple[str | int, ...], shape: tuple[int, ...], fan_in: int, seed: int) -> np.ndarray:
