@@ -105,9 +105,10 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
     with Unfinished(out) as index:
         unreadable = len(index.unreadable())
         number = index.remove(unwanted)
-        if images and not gone and not number and unreadable == len(index.unreadable()):
-            raise UserError(f'{out} holds no image of --images={images}: nothing is removed')
-        index.finish(versions())
+        unchanged = not number and unreadable == len(index.unreadable())
+        index.finish(versions())  # leaves no journal behind, whatever was removed
+    if unchanged and not gone:
+        raise UserError(f'{out} holds no image of --images={images}: nothing is removed')
     print(f'{out}: {number:,} images removed, {len(Index(out)):,} left')
 
 

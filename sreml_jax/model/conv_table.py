@@ -19,7 +19,7 @@ def choose(
     size: tuple[int, ...],
     kernel: tuple[int, ...],
     groups: int,
-    shared: bool = False,
+    shared: bool,
 ) -> str:
     """Returns the way (a key of `conv_ways.WAYS`) for one product of one convolution.
 
@@ -37,10 +37,10 @@ def choose(
         if max(kernel) > 3:
             return 'unrolled'
         return 'taps' if small or kernel != (3, 3) else 'winograd'
-    # Not measured: one large matrix product a member fills a GPU for big images, a batch of them for small.
-    # Shared images are one dense convolution, to the features of all members.
+    # None of these is measured. Shared images are one dense convolution, to the features of all members.
     if members == 1 or (shared and groups == 1):
         return 'grouped'
     if groups > 1:
         return 'unrolled'
+    # One large matrix product a member fills a GPU for big images, a batch of them for small.
     return 'matmul' if kernel == (1, 1) or min(size) <= 16 else 'unrolled'

@@ -51,7 +51,8 @@ def plain(x: jax.Array, w: jax.Array, g: Geometry) -> jax.Array:
     )  # fmt: skip
 
 
-def _is_shared(x: jax.Array) -> bool:
+def is_shared(x: jax.Array) -> bool:
+    """Whether all members read the same images."""
     return x.ndim == 4
 
 
@@ -68,7 +69,7 @@ def _plain_kernel_gradient(x, dy, w, g):
 
 
 def _grouped(x, w, g):
-    return jax.vmap(lambda x, w: plain(x, w, g), (None if _is_shared(x) else 0, 0))(x, w)
+    return jax.vmap(lambda x, w: plain(x, w, g), (None if is_shared(x) else 0, 0))(x, w)
 
 
 def _grouped_input_gradient(dy, w, x, g):
@@ -84,7 +85,7 @@ def _grouped_kernel_gradient(x, dy, w, g):
 
 
 def _member(x, m):
-    return x if _is_shared(x) else x[m]
+    return x if is_shared(x) else x[m]
 
 
 def _unrolled(x, w, g):
@@ -93,7 +94,7 @@ def _unrolled(x, w, g):
 
 def _unrolled_input_gradient(dy, w, x, g):
     each = [_plain_input_gradient(dy[m], w[m], _member(x, m), g) for m in range(len(w))]
-    return functools.reduce(jnp.add, each) if _is_shared(x) else jnp.stack(each)
+    return functools.reduce(jnp.add, each) if is_shared(x) else jnp.stack(each)
 
 
 def _unrolled_kernel_gradient(x, dy, w, g):
@@ -173,19 +174,19 @@ def _kernels(w):
 
 
 def _matmul(x, w, g):
-    m = '' if _is_shared(x) else 'm'
+    m = '' if is_shared(x) else 'm'
     y = _einsum(f'{m}rk,mkf->mrf', _rows(_patches(x, w.shape[1:3], g)), _kernels(w), g)
     return y.reshape(len(w), -1, *g.output_size(x.shape[-3:-1], w.shape[1:3]), w.shape[-1])
 
 
 def _matmul_input_gradient(dy, w, x, g):
-    m = '' if _is_shared(x) else 'm'
+    m = '' if is_shared(x) else 'm'
     dy = dy.reshape(len(dy), -1, dy.shape[-1])
     return _fold(_einsum(f'mrf,mkf->{m}rk', dy, _kernels(w), g), x, w.shape[1:3], g)
 
 
 def _matmul_kernel_gradient(x, dy, w, g):
-    m = '' if _is_shared(x) else 'm'
+    m = '' if is_shared(x) else 'm'
     dy = dy.reshape(len(dy), -1, dy.shape[-1])
     return _einsum(f'{m}rk,mrf->mkf', _rows(_patches(x, w.shape[1:3], g)), dy, g).reshape(w.shape)
 
@@ -245,7 +246,7 @@ def _by_blocks(way: Way) -> Way:
             return way.input_gradient(dy, w, x, g)
         blocks, one = ChannelBlocks.of(w, g.groups), g._replace(groups=1)
         dx = blocks.join(way.input_gradient(blocks.split(dy), blocks.kernels(w), blocks.split(x), one))
-        return dx.sum(0) if _is_shared(x) else dx
+        return dx.sum(0) if is_shared(x) else dx
 
     def kernel_gradient(x, dy, w, g):
         if g.groups == 1:

@@ -15,7 +15,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from sreml_jax.model import conv_table
-from sreml_jax.model.conv_ways import WAYS, Geometry, Way, plain
+from sreml_jax.model.conv_ways import WAYS, Geometry, Way, is_shared, plain
 from sreml_jax.model.cpu import keep
 
 CHOICES = ('auto', *WAYS)
@@ -136,6 +136,6 @@ convolve_members.defvjp(_members_forward, _members_backward)
 def _way(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, way: str) -> Way:
     if way == 'auto':
         size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
-        platform, shared = jax.default_backend(), x.ndim == 4
-        way = conv_table.choose(platform, product, len(w), size, w.shape[1:3], geometry.groups, shared)
+        kind = len(w), size, w.shape[1:3], geometry.groups, is_shared(x)
+        way = conv_table.choose(jax.default_backend(), product, *kind)
     return WAYS[way]
