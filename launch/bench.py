@@ -1,6 +1,6 @@
 """Side-by-side timings, one subcommand a thing measured: python launch/bench.py {input,convs,step,recall} ...
 
-Every figure is a median over alternating runs in one process, beside whatever it is compared with;
+Every figure is a median over alternating runs, beside whatever it is compared with;
 `--json FILE` keeps the figures with date, device and versions.
 """
 

@@ -4,10 +4,11 @@ python launch/bench.py step                                      48 members of r
 python launch/bench.py step --members=4 --size=128 --peer        what a CPU can bear
 python launch/bench.py step --data_dir=DIR ...                   with the real pipeline beside it
 
-Every figure is a median over runs that alternate in one process.
+Every figure is a median over steps that alternate, PyTorch's in a process of its own.
 """
 
 import argparse
+import multiprocessing
 import time
 from collections.abc import Callable
 
@@ -161,24 +162,21 @@ def matmul_rate(dtype: jnp.dtype) -> float:
 
 
 def peer(args: argparse.Namespace, run: Run) -> Callable[[], None]:
-    """Returns the PyTorch loop's step on random images that lie on the device."""
+    """Returns the PyTorch loop's step, which a process of its own runs: as alone, with its own memory."""
     import peer_torch
-    import torch
 
     if args.width != 64:
         raise SystemExit("error: the peer has torchvision's width; leave out --width or --peer")
-    device = 'cpu' if jax.default_backend() == 'cpu' else 'cuda'
-    dtype = torch.bfloat16 if run.model.dtype == jnp.bfloat16 else torch.float32
-    net = peer_torch.build(args.model_type, args.members, args.meta_classes, device)
-    train_step = peer_torch.make_train_step(net, dtype, args.compile)
-    images = torch.randn(args.batch, 3, args.size, args.size, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(args.meta_classes, (args.batch, args.members), device=device)
+    spawn = multiprocessing.get_context('spawn')
+    requests, theirs = spawn.Pipe()
+    system = args.model_type, args.members, args.meta_classes, (args.batch, args.size)
+    how = run.model.dtype == jnp.bfloat16, args.compile
+    spawn.Process(target=peer_torch.serve, args=(theirs, *system, *how), daemon=True).start()
+    theirs.close()
 
     def once() -> None:
-        train_step(images, labels)
-        if device == 'cuda':
-            torch.cuda.synchronize()
+        requests.send(True)
+        requests.recv()
 
     return once
 

@@ -1,10 +1,12 @@
 """The same system as a PyTorch user would write it: a Python loop over the members' networks.
 
-What `launch/bench.py step --peer` compares with. Parameters carry torchvision's names, a member's after
-'members.<m>.'. Images are [batch, 3, H, W] in channels_last memory, labels [batch, members].
+What `launch/bench.py step --peer` compares with, in a process of its own. Parameters carry torchvision's
+names, a member's after 'members.<m>.'. Images are [batch, 3, H, W] in channels_last memory, labels
+[batch, members].
 """
 
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 from torch import nn
@@ -123,3 +125,26 @@ def embed(net: Ensemble, images: torch.Tensor, dtype: torch.dtype = torch.float3
         logits = net(images)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return functional.normalize(logits, dim=-1).flatten(1) / len(net.members) ** 0.5
+
+
+def serve(
+    requests: Connection,
+    model_type: str,
+    members: int,
+    meta_classes: int,
+    shape: tuple[int, int],
+    bfloat16: bool,
+    compiled: bool,
+) -> None:
+    """Runs a step on random images of shape (batch, size) for each request, and answers when it is done."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    net = build(model_type, members, meta_classes, device)
+    step = make_train_step(net, torch.bfloat16 if bfloat16 else torch.float32, compiled)
+    batch, size = shape
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(meta_classes, (batch, members), device=device)
+    while requests.recv():
+        step(images, labels)
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        requests.send(True)

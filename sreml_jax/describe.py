@@ -10,8 +10,8 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sreml_jax.errors import UserError
-from sreml_jax.learning import objective
 from sreml_jax.model import initial
+from sreml_jax.model.activations import kept_bytes
 from sreml_jax.model.ensemble import Ensemble, Trunk
 from sreml_jax.model.resnet import BACKBONES, Layers, Stage
 from sreml_jax.run import model_of
@@ -107,15 +107,6 @@ def training_memory(
     model: Ensemble, variables: dict[str, Any], data: int, member: int, batch_size: int, image_size: int
 ) -> dict[str, int]:
     """Returns what a training step holds on each device of a data x member mesh, in bytes by kind."""
-    local = model.clone(members=model.members // member, axis=None, conv='grouped')
-
-    def backward(params, batch_stats, images, meta_labels):
-        def loss(params):
-            variables = {'params': params, 'batch_stats': batch_stats}
-            logits, _ = local.apply(variables, images, train=True, mutable=['batch_stats'])
-            return objective.cross_entropy(logits, meta_labels).mean()
-
-        return jax.vjp(loss, params)[1]
 
     def on_device(tree):
         def share(path, x):
@@ -127,14 +118,9 @@ def training_memory(
         return jax.tree_util.tree_map_with_path(share, tree)
 
     params, batch_stats = on_device(variables['params']), on_device(variables['batch_stats'])
-    rows = batch_size // data
-    images = jax.ShapeDtypeStruct((rows, image_size, image_size, 3), jnp.float32)
-    meta_labels = jax.ShapeDtypeStruct((rows, local.members), jnp.int32)
-    # What the backward pass is a function of: activations, and the kernels, which are counted already.
-    saved = size(jax.eval_shape(backward, params, batch_stats, images, meta_labels))
+    local = model.clone(members=model.members // member)
     return {
         'parameters and statistics': size(params) + size(batch_stats),
         "Adam's moments": 2 * size(params),
         'gradients': size(params),
-        'activations': max(0, saved - size(params)),
-    }
+    } | kept_bytes(local, image_size, batch_size // data)

@@ -27,6 +27,15 @@ def test_step(tmp_path, monkeypatch):
     assert found['of the matmul rate'] < 1
 
 
+def test_step_beside_pytorch(tmp_path, monkeypatch):
+    pytest.importorskip('torch', reason='torch is not installed')
+    small = ('--members=8', '--size=32', '--batch=2', '--conv=grouped', '--peer')
+    found = figures('step', tmp_path, monkeypatch, *small)
+    assert found['PyTorch images/s'] > 0
+    times = found['images/s'] / found['PyTorch images/s']
+    assert found['times as fast as PyTorch'] == pytest.approx(times, rel=0.1)
+
+
 def test_recall(tmp_path, monkeypatch):
     found = figures('recall', tmp_path, monkeypatch, '--size=200', '--dim=16')['200 x 16']
     assert found['equal recalls'] and 0 < found['Recall@1'] < 1

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from sreml_jax.model.batch_norm import BatchNorm
 from sreml_jax.model.cpu import keep
 
 
@@ -64,16 +65,9 @@ class Layers(NamedTuple):
             name=name,
         )
 
-    def norm(self, name: str) -> nn.BatchNorm:
-        """BatchNorm over the whole batch, whatever devices share it (torch's momentum 0.1 is 0.9 here)."""
-        return nn.BatchNorm(
-            use_running_average=not self.train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            axis_name=self.axis if self.train else None,
-            name=name,
-        )
+    def norm(self, name: str) -> BatchNorm:
+        """Batch normalisation over the whole batch, whatever devices share it."""
+        return BatchNorm(self.train, self.axis if self.train else None, self.dtype, name=name)
 
 
 class BasicBlock(nn.Module):
