@@ -175,8 +175,11 @@ def peer(args: argparse.Namespace, run: Run) -> Callable[[], None]:
     theirs.close()
 
     def once() -> None:
-        requests.send(True)
-        requests.recv()
+        try:
+            requests.send(True)
+            requests.recv()
+        except (EOFError, BrokenPipeError):
+            raise SystemExit('error: the PyTorch process ended; why is said above') from None
 
     return once
 

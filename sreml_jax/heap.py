@@ -7,6 +7,13 @@ from pathlib import Path
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
+def _glibc(function: str):
+    """Returns glibc's function; None where there is another C library or an NVIDIA GPU."""
+    if any(Path('/dev').glob('nvidia[0-9]*')):
+        return None
+    return getattr(ctypes.CDLL(None), function, None)
+
+
 def keep_freed_memory() -> None:
     """Has glibc keep what is freed for what comes next; to be called before threads are started.
 
@@ -14,9 +21,46 @@ def keep_freed_memory() -> None:
     zero its pages, for a tenth to a half of the step's time. One heap for all threads is what never unmaps.
     Does nothing where there is an NVIDIA GPU, or another C library.
     """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if mallopt is None or any(Path('/dev').glob('nvidia[0-9]*')):
-        return
-    mallopt(_ARENA_MAX, 1)
-    mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, -1)
+    if mallopt := _glibc('mallopt'):
+        mallopt(_ARENA_MAX, 1)
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, -1)
+
+
+class _Mallinfo2(ctypes.Structure):
+    _names = 'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost'
+    _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
+
+
+class Holes:
+    """Gives the kernel back what was kept and is of no more use.
+
+    A freed buffer leaves a hole. One small block in it that stays, and the next buffer of that size does not
+    fit: it lies elsewhere, and the hole keeps its pages for nothing. A step's buffer is most of its memory:
+    a few such holes double it.
+    """
+
+    def __init__(self, least: int = 2**30):
+        """least: bytes of holes below which nothing is given back."""
+        self._least = least
+        self._needed = 0
+        self._mallinfo2, self._malloc_trim = _glibc('mallinfo2'), _glibc('malloc_trim')
+        if self._mallinfo2:
+            self._mallinfo2.restype = _Mallinfo2
+
+    def give_back(self) -> None:
+        """To be called while a step runs, which has then taken what it needs.
+
+        Holes are given back where they are more than a quarter of the most that was in use at such a moment.
+        """
+        if not (self._mallinfo2 and self._malloc_trim):
+            return
+        self._needed = max(self._needed, self._mallinfo2().uordblks)
+        if _anonymous_bytes() - self._needed > max(self._least, self._needed // 4):
+            self._malloc_trim(0)
+
+
+def _anonymous_bytes() -> int:
+    """This process's memory that no file backs."""
+    pages = Path('/proc/self/statm').read_text().split()
+    return (int(pages[1]) - int(pages[2])) * 4096

@@ -10,11 +10,12 @@ import jax
 from ml_collections import ConfigDict
 
 from sreml_jax import config as configs
-from sreml_jax import hosts, versions
+from sreml_jax import heap, hosts, versions
 from sreml_jax import mesh as meshes
 from sreml_jax.checkpoint import Checkpoints
-from sreml_jax.data import ahead
+from sreml_jax.data import ahead, machine
 from sreml_jax.data.dataset import Batch, Dataset
+from sreml_jax.describe import device_memory
 from sreml_jax.epochs import Epochs
 from sreml_jax.errors import UserError
 from sreml_jax.journal import Journal
@@ -85,10 +86,15 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
         }
 
     saved = time.monotonic()
-    pending = None
+    holes = heap.Holes()
+    pending, ahead_of_metrics = None, may_run_ahead(config)
     with closing(checkpoints), closing(journal), signals.held():
         for number, (images, labels) in enumerate(on_device(batches, run), first + 1):
+            if pending and not ahead_of_metrics:
+                journal.tell(*pending)
+                pending = None
             state, metrics = train_step(state, images, labels, meta_table)
+            holes.give_back()
             if pending:  # step n + 1 runs while step n's metrics are fetched
                 journal.tell(*pending)
             pending = number, metrics
@@ -106,6 +112,11 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
                 break
         checkpoints.save_last(state, table, config, place_now())
     signals.leave(f'stopped after step {number} and saved; the same command goes on from there')
+
+
+def may_run_ahead(config: ConfigDict) -> bool:
+    """Whether a step may wait for the one before: on a CPU it has then taken its memory already."""
+    return jax.default_backend() != 'cpu' or device_memory(config) < machine.free_memory() / 4
 
 
 def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: Path):

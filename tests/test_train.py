@@ -14,13 +14,15 @@ from sklearn.decomposition import PCA
 from tiny import tiny_config, tiny_dataset
 
 from sreml_jax import checkpoint
+from sreml_jax.data import machine
+from sreml_jax.describe import device_memory
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import RunError, UserError
 from sreml_jax.evaluate import embed_split, evaluate, raw_pixels
 from sreml_jax.learning import meta_classes, step
 from sreml_jax.model.ensemble import normalise
 from sreml_jax.run import Run
-from sreml_jax.train import train
+from sreml_jax.train import may_run_ahead, train
 
 
 class NoSignals:
@@ -290,3 +292,23 @@ def test_evaluating_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match='holds no checkpoint'):
         evaluate(tiny_config(), tmp_path, tiny_dataset())
     assert not list(tmp_path.iterdir())
+
+
+def test_on_a_cpu_steps_queue_up_only_where_memory_is_plenty(monkeypatch):
+    config = tiny_config()
+    needed = device_memory(config)
+    for free, ahead in ((4 * needed, False), (4 * needed + 1, True)):
+        monkeypatch.setattr(machine, 'free_memory', lambda free=free: free)
+        assert may_run_ahead(config) == ahead
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(machine, 'free_memory', lambda: 0)
+    assert may_run_ahead(config)
+
+
+def test_a_run_whose_steps_do_not_queue_up_is_the_same(tmp_path, monkeypatch):
+    metrics = []
+    for name, free in (('queued', 2**40), ('one at a time', 0)):
+        monkeypatch.setattr(machine, 'free_memory', lambda free=free: free)
+        train(tiny_config(), tmp_path / name, tiny_dataset(), NoSignals())
+        metrics.append((tmp_path / name / 'metrics.jsonl').read_text())
+    assert metrics[0] == metrics[1]
