@@ -2,10 +2,12 @@
 
 python launch/bench.py recall                                    5,924 x 576 and 20,000 x 2,304
 python launch/bench.py recall --size 60502 --dim 2400 --mapped   memory-mapped, and its peak memory
+python launch/bench.py recall --dtype bfloat16                   and the largest change in any recall
 """
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -29,7 +31,12 @@ def main() -> None:
     p.add_argument('--size', type=int, help='number of embeddings (default: the two cases of the issue)')
     p.add_argument('--dim', type=int, default=576, help='numbers in an embedding')
     p.add_argument('--mapped', action='store_true', help='memory-mapped from a file; no FAISS')
-    p.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+    p.add_argument(
+        '--dtype',
+        choices=('float32', 'bfloat16'),
+        default='float32',
+        help='of embeddings; told beside float32',
+    )
     p.add_argument('--shuffled', action='store_true', help='images not in the order of their classes')
     p.add_argument('--chunk', type=int, help='rows of a block')
     p.add_argument('--repeats', type=int, default=5)
@@ -47,7 +54,7 @@ def main() -> None:
 
 def measure(size: int, dim: int, args: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Times one case; seconds are medians of alternating runs."""
-    x, labels = clustered(size, dim, args, folder)
+    x, labels = clustered(size, dim, args.dtype, args, folder / 'embeddings')
     found = {}
 
     def ours() -> None:
@@ -87,17 +94,22 @@ def measure(size: int, dim: int, args: argparse.Namespace, folder: Path) -> dict
         case['equal recalls'] = recalls['ours'] == recalls['faiss']
         # Similarities closer than float32 rounds may fall the one way here and the other way there.
         case['queries ranked differently'] = int(np.sum(np.minimum(found['ours'], max(KS)) != found['faiss']))
+    if args.dtype != 'float32':
+        whole, _ = clustered(size, dim, 'float32', args, folder / 'whole')
+        start = time.perf_counter()
+        exact = recall_at(ranks(whole, whole, labels, labels, same=True, chunk=args.chunk), KS)
+        case['float32 seconds'] = round(time.perf_counter() - start, 4)
+        case['largest change in any recall'] = max(abs(recalls['ours'][k] - exact[k]) for k in KS)
     return case | memory.figures()
 
 
-def clustered(size: int, dim: int, args: argparse.Namespace, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def clustered(
+    size: int, dim: int, dtype: str, args: argparse.Namespace, file: Path
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws unit-length embeddings around one random centre a class; [size, dim] and int32 [size]."""
     rng = np.random.default_rng(0)
-    dtype = np.dtype(args.dtype if args.dtype == 'float32' else ml_dtypes.bfloat16)
-    if args.mapped:
-        x = np.memmap(folder / 'embeddings', dtype, 'w+', shape=(size, dim))
-    else:
-        x = np.empty((size, dim), dtype)
+    dtype = np.dtype(dtype if dtype == 'float32' else ml_dtypes.bfloat16)
+    x = np.memmap(file, dtype, 'w+', shape=(size, dim)) if args.mapped else np.empty((size, dim), dtype)
     labels = np.arange(size, dtype=np.int32) // IMAGES_PER_CLASS
     if args.shuffled:
         rng.shuffle(labels)

@@ -41,6 +41,11 @@ def test_recall(tmp_path, monkeypatch):
     assert found['equal recalls'] and 0 < found['Recall@1'] < 1
 
 
+def test_recall_of_bfloat16_tells_what_it_changes(tmp_path, monkeypatch):
+    case = figures('recall', tmp_path, monkeypatch, '--size=200', '--dim=16', '--dtype=bfloat16')['200 x 16']
+    assert 0 < case['largest change in any recall'] < 0.1 and case['float32 seconds'] > 0
+
+
 def test_convs(tmp_path, monkeypatch):
     small = ('--members=2', '--size=32', '--batch=2', '--backbones=resnet18', '--ways=matmul,taps')
     found = figures('convs', tmp_path, monkeypatch, *small)['convolutions']

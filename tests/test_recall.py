@@ -61,13 +61,14 @@ def test_a_hand_made_case():
     assert ranks(x, x, labels, labels, same=True).tolist() == [1, 2, 2, 1, -1, -1]
 
 
-def test_equal_embeddings_tie_exactly_wherever_they_lie():
+@pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
+def test_equal_embeddings_tie_exactly_wherever_they_lie(dtype):
     # 12 random vectors, each many times: in exact arithmetic ties are by the vector's number. Real-valued
     # products round, so that this holds only if all sum in one order.
     rng = np.random.default_rng(0)
     for d, chunk in ((131, 48), (577, 67)):
         vectors = rng.standard_normal((12, d)).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
         which, labels = rng.integers(0, 12, 400), rng.integers(0, 80, 400)
         exact = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
         assert np.diff(np.sort(exact, 1), axis=1).min() > 1e-6  # far over rounding
@@ -80,9 +81,10 @@ def test_equal_embeddings_tie_exactly_wherever_they_lie():
         np.testing.assert_array_equal(found, want)
 
 
-def test_collapsed_embedding_finds_nothing():
+@pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
+def test_collapsed_embedding_finds_nothing(dtype):
     x = np.tile(np.random.default_rng(0).standard_normal(133).astype(np.float32), (300, 1))
-    x /= np.linalg.norm(x[0])
+    x = (x / np.linalg.norm(x[0])).astype(dtype)
     labels = np.arange(300) // 10
     for chunk in (None, 77):
         found = ranks(x, x, labels, labels, same=True, chunk=chunk)

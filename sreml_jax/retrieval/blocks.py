@@ -85,14 +85,16 @@ def rows_of_block(lengths: Sequence[int], width: int, itemsize: int) -> int:
 def similarities(query: jax.Array, gallery: jax.Array) -> jax.Array:
     """Returns all dot products of [q, d] and [g, d] as float32 [q, g].
 
-    In full float32 on every device (no TF32). Each product is summed in the same order wherever its rows lie
-    in their blocks, so that equal embeddings are exactly equally similar; tests/test_recall.py checks it.
+    float32 embeddings in full float32 on every device (no TF32); bfloat16 ones as they are, whose products
+    float32 holds exactly. Each is summed in the same order wherever its rows lie in their blocks, so that
+    equal embeddings are exactly equally similar; tests/test_recall.py checks it.
     """
     return lax.dot_general(
-        query.astype(jnp.float32),
-        gallery.astype(jnp.float32),
+        query,
+        gallery,
         (((1,), (1,)), ((), ())),
         precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
     )
 
 
