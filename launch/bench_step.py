@@ -9,6 +9,7 @@ Every figure is a median over steps that alternate, PyTorch's in a process of it
 
 import argparse
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 
@@ -48,6 +49,8 @@ def main() -> None:
     p.add_argument('--data_dir', help='a folder of images: run the step on its batches in turn')
     p.add_argument('--json', help='keep the figures in this file')
     args = p.parse_args()
+    if args.peer:
+        os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # PyTorch shares the card
     config = config_of(args)
     run = Run.of(config)
     with PeakMemory() as memory:
@@ -162,24 +165,34 @@ def matmul_rate(dtype: jnp.dtype) -> float:
 
 
 def peer(args: argparse.Namespace, run: Run) -> Callable[[], None]:
-    """Returns the PyTorch loop's step, which a process of its own runs: as alone, with its own memory."""
+    """Returns the PyTorch loop's step, which a process of its own runs, as alone."""
     import peer_torch
 
     if args.width != 64:
         raise SystemExit("error: the peer has torchvision's width; leave out --width or --peer")
     spawn = multiprocessing.get_context('spawn')
     requests, theirs = spawn.Pipe()
-    system = args.model_type, args.members, args.meta_classes, (args.batch, args.size)
-    how = run.model.dtype == jnp.bfloat16, args.compile
-    spawn.Process(target=peer_torch.serve, args=(theirs, *system, *how), daemon=True).start()
+    system = {
+        'requests': theirs,
+        'model_type': args.model_type,
+        'members': args.members,
+        'meta_classes': args.meta_classes,
+        'shape': (args.batch, args.size),
+        'device': 'cpu' if jax.default_backend() == 'cpu' else 'cuda',
+        'bfloat16': run.model.dtype == jnp.bfloat16,
+        'compiled': args.compile,
+    }
+    spawn.Process(target=peer_torch.serve, kwargs=system, daemon=True).start()
     theirs.close()
 
     def once() -> None:
         try:
             requests.send(True)
             requests.recv()
-        except (EOFError, BrokenPipeError):
-            raise SystemExit('error: the PyTorch process ended; why is said above') from None
+        except (EOFError, ConnectionError):
+            raise SystemExit(
+                'error: the PyTorch process ended; its words are above, or it was killed, perhaps for memory'
+            ) from None
 
     return once
 

@@ -134,11 +134,11 @@ def serve(
     members: int,
     meta_classes: int,
     shape: tuple[int, int],
+    device: str,
     bfloat16: bool,
     compiled: bool,
 ) -> None:
     """Runs a step on random images of shape (batch, size) for each request, and answers when it is done."""
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     net = build(model_type, members, meta_classes, device)
     step = make_train_step(net, torch.bfloat16 if bfloat16 else torch.float32, compiled)
     batch, size = shape

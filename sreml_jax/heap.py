@@ -1,6 +1,7 @@
 """The C library's heap of this process, on a machine without a GPU."""
 
 import ctypes
+import resource
 from pathlib import Path
 
 # Of mallopt in glibc's malloc.h.
@@ -43,24 +44,30 @@ class Holes:
     def __init__(self, least: int = 2**30):
         """least: bytes of holes below which nothing is given back."""
         self._least = least
-        self._needed = 0
+        self._needed = self._held = 0
         self._mallinfo2, self._malloc_trim = _glibc('mallinfo2'), _glibc('malloc_trim')
         if self._mallinfo2:
             self._mallinfo2.restype = _Mallinfo2
 
     def give_back(self) -> None:
-        """To be called while a step runs, which has then taken what it needs.
+        """To be called when a step has been handed over: it or the one before has then taken what it needs.
 
         Holes are given back where they are more than a quarter of the most that was in use at such a moment.
         """
         if not (self._mallinfo2 and self._malloc_trim):
             return
-        self._needed = max(self._needed, self._mallinfo2().uordblks)
-        if _anonymous_bytes() - self._needed > max(self._least, self._needed // 4):
+        held = _anonymous_bytes()
+        if held < self._held + self._least // 4:  # glibc counts for milliseconds, and nobody may allocate
+            return
+        info = self._mallinfo2()
+        self._needed = max(self._needed, info.uordblks)
+        if min(info.fordblks, held - self._needed) > max(self._least, self._needed // 4):
             self._malloc_trim(0)
+            held = _anonymous_bytes()
+        self._held = held
 
 
 def _anonymous_bytes() -> int:
     """This process's memory that no file backs."""
     pages = Path('/proc/self/statm').read_text().split()
-    return (int(pages[1]) - int(pages[2])) * 4096
+    return (int(pages[1]) - int(pages[2])) * resource.getpagesize()

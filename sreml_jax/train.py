@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from sreml_jax import config as configs
@@ -115,8 +116,12 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
 
 
 def may_run_ahead(config: ConfigDict) -> bool:
-    """Whether a step may wait for the one before: on a CPU it has then taken its memory already."""
-    return jax.default_backend() != 'cpu' or device_memory(config) < machine.free_memory() / 4
+    """Whether a step may be queued behind another: on a CPU it starts before that one's memory is free."""
+    if jax.default_backend() != 'cpu':
+        return True
+    plenty = device_memory(config) * jax.local_device_count() < machine.free_memory() / 4
+    # All hosts alike: `Journal.tell` may be a collective, whose place among the steps must be the same.
+    return bool(hosts.combine(np.array(plenty), np.min))
 
 
 def start(run: Run, adam, checkpoints: Checkpoints, dataset: Dataset, workdir: Path):

@@ -9,6 +9,8 @@ from tiny import tiny_config
 from configs import default
 from sreml_jax import describe
 from sreml_jax.learning import step
+from sreml_jax.model.activations import kept_bytes
+from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.run import Run
 
 
@@ -31,11 +33,24 @@ def test_the_chosen_devices_of_every_host_share_the_members(monkeypatch):
     assert describe.mesh_shape(config) == (1, jax.device_count())
 
 
+def test_tiles_are_counted_where_winograd_runs_alone():
+    def ensemble(conv):
+        return Ensemble('resnet18', 2, 12, conv=conv, dtype=np.dtype(np.float32))
+
+    name = "Winograd's tiles and kernels"
+    of_members = kept_bytes(ensemble('winograd'), 96, 12)[name]
+    assert name not in kept_bytes(ensemble('grouped'), 96, 12)
+    # By 'auto' the trunk's four layers of 64 to 64 channels too, on 24x24 images; but not layer4 on 3x3 ones.
+    trunk = 4 * 16 * 4 * (12 * 12 * 12 * 64 + 64 * 64)
+    layer4 = 2 * 4 * (25 * (12 * 4 * 256 + 256 * 512) + 3 * 16 * (12 * 4 * 512 + 512 * 512))
+    assert kept_bytes(ensemble('auto'), 96, 12)[name] == of_members + trunk - layer4
+
+
 @pytest.mark.parametrize(
     'fields',
     [
         {'model_type': 'resnet18', 'image_size': 96},
-        {'model_type': 'resnet50', 'image_size': 64},
+        {'model_type': 'resnext50_32x4d', 'image_size': 64},
         {'model_type': 'resnet50', 'image_size': 128, 'width': 16, 'remat': True},
         {'model_type': 'resnet18', 'image_size': 32, 'width': 16, 'stem': 'small'},
     ],

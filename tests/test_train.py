@@ -19,6 +19,7 @@ from sreml_jax.describe import device_memory
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import RunError, UserError
 from sreml_jax.evaluate import embed_split, evaluate, raw_pixels
+from sreml_jax.journal import Journal
 from sreml_jax.learning import meta_classes, step
 from sreml_jax.model.ensemble import normalise
 from sreml_jax.run import Run
@@ -296,7 +297,7 @@ def test_evaluating_a_folder_without_a_checkpoint_is_refused(tmp_path):
 
 def test_on_a_cpu_steps_queue_up_only_where_memory_is_plenty(monkeypatch):
     config = tiny_config()
-    needed = device_memory(config)
+    needed = device_memory(config) * jax.local_device_count()
     for free, ahead in ((4 * needed, False), (4 * needed + 1, True)):
         monkeypatch.setattr(machine, 'free_memory', lambda free=free: free)
         assert may_run_ahead(config) == ahead
@@ -305,10 +306,32 @@ def test_on_a_cpu_steps_queue_up_only_where_memory_is_plenty(monkeypatch):
     assert may_run_ahead(config)
 
 
-def test_a_run_whose_steps_do_not_queue_up_is_the_same(tmp_path, monkeypatch):
-    metrics = []
-    for name, free in (('queued', 2**40), ('one at a time', 0)):
-        monkeypatch.setattr(machine, 'free_memory', lambda free=free: free)
-        train(tiny_config(), tmp_path / name, tiny_dataset(), NoSignals())
-        metrics.append((tmp_path / name / 'metrics.jsonl').read_text())
-    assert metrics[0] == metrics[1]
+@pytest.mark.parametrize(
+    ('free', 'expected'),
+    [
+        (0, ['step 1', 'told 1', 'step 2', 'told 2', 'step 3']),
+        (2**40, ['step 1', 'step 2', 'told 1', 'step 3', 'told 2']),
+    ],
+)
+def test_what_a_step_waits_for(free, expected, tmp_path, monkeypatch):
+    order = []
+    make, tell = step.make_train_step, Journal.tell
+
+    def make_train_step(*args, **kwargs):
+        train_step = make(*args, **kwargs)
+
+        def run(*args):
+            order.append(f'step {1 + sum(line.startswith("step") for line in order)}')
+            return train_step(*args)
+
+        return run
+
+    def told(journal, number, metrics):
+        order.append(f'told {number}')
+        tell(journal, number, metrics)
+
+    monkeypatch.setattr(step, 'make_train_step', make_train_step)
+    monkeypatch.setattr(Journal, 'tell', told)
+    monkeypatch.setattr(machine, 'free_memory', lambda: free)
+    train(tiny_config(), tmp_path, tiny_dataset(), NoSignals())
+    assert order[:5] == expected

@@ -1,9 +1,9 @@
 """Batch normalisation in as few passes over the activations as they need.
 
-Same parameters, statistics and numbers as `flax.linen.BatchNorm`. That one subtracts the mean and scales
-afterwards: written so, its derivative keeps every centred activation and sums up an array that is but a
-multiple of another. As one multiplication and one addition, whose factors are computed per channel, nothing
-is kept but the convolution's output.
+Same parameters and statistics as `flax.linen.BatchNorm`, and same numbers but for rounding. That one
+subtracts the mean and scales afterwards: written so, its derivative keeps every centred activation and sums
+up an array that is but a multiple of another. As one multiplication and one addition, whose factors are
+computed per channel, nothing is kept but the convolution's output.
 """
 
 from typing import Any
@@ -42,9 +42,9 @@ class BatchNorm(nn.Module):
         mean, var = running_mean.value, running_var.value
         if self.train:
             mean, var = _statistics(x, None if self.is_initializing() else self.axis)
-        if self.train and not self.is_initializing():
-            running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
-            running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var
+            if not self.is_initializing():
+                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
+                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var
         factor = scale * lax.rsqrt(var + EPSILON)
         return (x * factor + (bias - mean * factor)).astype(dtype)
 

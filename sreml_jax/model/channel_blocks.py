@@ -28,10 +28,10 @@ class ChannelBlocks(NamedTuple):
     groups: int
 
     @classmethod
-    def of(cls, w: jax.Array, groups: int) -> 'ChannelBlocks':
-        """For kernels [members, kh, kw, channels / groups, features]."""
-        together = math.gcd(groups, max(1, CHANNELS // w.shape[3]))
-        return cls(len(w), groups // together, together)
+    def of(cls, shape: tuple[int, ...], groups: int) -> 'ChannelBlocks':
+        """For kernels of shape [members, kh, kw, channels / groups, features]."""
+        together = math.gcd(groups, max(1, CHANNELS // shape[3]))
+        return cls(shape[0], groups // together, together)
 
     def split(self, x: jax.Array) -> jax.Array:
         """[members, images, height, width, channels], or shared images, to blocks in place of members."""

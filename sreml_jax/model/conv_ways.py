@@ -238,20 +238,20 @@ def _by_blocks(way: Way) -> Way:
     def forward(x, w, g):
         if g.groups == 1:
             return way.forward(x, w, g)
-        blocks, one = ChannelBlocks.of(w, g.groups), g._replace(groups=1)
+        blocks, one = ChannelBlocks.of(w.shape, g.groups), g._replace(groups=1)
         return blocks.join(way.forward(blocks.split(x), blocks.kernels(w), one))
 
     def input_gradient(dy, w, x, g):
         if g.groups == 1:
             return way.input_gradient(dy, w, x, g)
-        blocks, one = ChannelBlocks.of(w, g.groups), g._replace(groups=1)
+        blocks, one = ChannelBlocks.of(w.shape, g.groups), g._replace(groups=1)
         dx = blocks.join(way.input_gradient(blocks.split(dy), blocks.kernels(w), blocks.split(x), one))
         return dx.sum(0) if is_shared(x) else dx
 
     def kernel_gradient(x, dy, w, g):
         if g.groups == 1:
             return way.kernel_gradient(x, dy, w, g)
-        blocks, one = ChannelBlocks.of(w, g.groups), g._replace(groups=1)
+        blocks, one = ChannelBlocks.of(w.shape, g.groups), g._replace(groups=1)
         return blocks.of_groups(
             way.kernel_gradient(blocks.split(x), blocks.split(dy), blocks.kernels(w), one)
         )

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from sreml_jax.model.ensemble import Ensemble
 
-BLOCK_INPUT_READERS = 'conv1', 'downsample_conv'
+_BLOCK_INPUT_READERS = 'conv1', 'downsample_conv'  # what reads the block's own input
 
 
 class Layer(NamedTuple):
@@ -49,7 +49,7 @@ def layers(model: Ensemble, image_size: int) -> list[Layer]:
             if isinstance(module, nn.Conv):
                 stride, groups = cast(int, module.strides), module.feature_group_count
                 kernel = *cast(tuple[int, int], module.kernel_size), inputs[-1] // groups, outputs[-1]
-            shared = module.path[:3] == ('members', 'layer2', '0') and module.name in BLOCK_INPUT_READERS
+            shared = module.path[:3] == ('members', 'layer2', '0') and module.name in _BLOCK_INPUT_READERS
             copies = model.members if module.path[0] == 'members' else 1  # vmap shows one
             found.append(Layer(module.path, inputs, outputs, kernel, stride, groups, copies, shared))
         return out

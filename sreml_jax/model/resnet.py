@@ -67,7 +67,7 @@ class Layers(NamedTuple):
 
     def norm(self, name: str) -> BatchNorm:
         """Batch normalisation over the whole batch, whatever devices share it."""
-        return BatchNorm(self.train, self.axis if self.train else None, self.dtype, name=name)
+        return BatchNorm(self.train, self.axis, self.dtype, name=name)
 
 
 class BasicBlock(nn.Module):

@@ -85,9 +85,10 @@ def rows_of_block(lengths: Sequence[int], width: int, itemsize: int) -> int:
 def similarities(query: jax.Array, gallery: jax.Array) -> jax.Array:
     """Returns all dot products of [q, d] and [g, d] as float32 [q, g].
 
-    In full float32 on every device (no TF32), but for two of bfloat16, whose products float32 holds exactly,
-    in half the time. Each product is summed in the same order wherever its rows lie in their blocks, so that
-    equal embeddings are exactly equally similar; tests/test_recall.py checks it.
+    Summed in float32, of products in full float32 (no TF32). Two of bfloat16 are multiplied as they are:
+    float32 holds such products exactly, and it takes half the time on a CPU. Each dot product is summed in
+    the same order wherever its rows lie in their blocks, so that equal embeddings are exactly equally
+    similar; tests/test_recall.py checks it.
     """
     if not query.dtype == gallery.dtype == jnp.bfloat16:
         query, gallery = query.astype(jnp.float32), gallery.astype(jnp.float32)

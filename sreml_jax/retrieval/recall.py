@@ -36,8 +36,8 @@ def ranks(
 
     Args:
       query: float32 or bfloat16 [queries, d]; rows of unit length, so that the dot product is the cosine;
-        bfloat16 takes half the time and memory, and `launch/bench.py recall` tells what it changes;
-        may be memory-mapped (on a CPU, where it lies in the order of its classes, it is not copied).
+        bfloat16 takes half the memory, on a CPU half the time (`launch/bench.py recall` tells what it
+        changes); may be memory-mapped (on a CPU, where it lies in its classes' order, it is not copied).
       gallery: likewise [images, d].
       query_labels: int [queries].
       gallery_labels: int [images].
