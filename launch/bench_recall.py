@@ -30,12 +30,8 @@ def main() -> None:
     p.add_argument('--size', type=int, help='number of embeddings (default: the two cases of the issue)')
     p.add_argument('--dim', type=int, default=576, help='numbers in an embedding')
     p.add_argument('--mapped', action='store_true', help='memory-mapped from a file; no FAISS')
-    p.add_argument(
-        '--dtype',
-        choices=('float32', 'bfloat16'),
-        default='float32',
-        help='of embeddings; told beside float32',
-    )
+    dtypes = ('float32', 'bfloat16')
+    p.add_argument('--dtype', choices=dtypes, default='float32', help='bfloat16 is timed beside float32')
     p.add_argument('--shuffled', action='store_true', help='images not in the order of their classes')
     p.add_argument('--chunk', type=int, help='rows of a block')
     p.add_argument('--repeats', type=int, default=5)

@@ -14,16 +14,13 @@ from sklearn.decomposition import PCA
 from tiny import tiny_config, tiny_dataset
 
 from sreml_jax import checkpoint
-from sreml_jax.data import machine
-from sreml_jax.describe import device_memory
 from sreml_jax.embedder import Embedder
 from sreml_jax.errors import RunError, UserError
 from sreml_jax.evaluate import embed_split, evaluate, raw_pixels
-from sreml_jax.journal import Journal
 from sreml_jax.learning import meta_classes, step
 from sreml_jax.model.ensemble import normalise
 from sreml_jax.run import Run
-from sreml_jax.train import may_run_ahead, train
+from sreml_jax.train import train
 
 
 class NoSignals:
@@ -293,45 +290,3 @@ def test_evaluating_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match='holds no checkpoint'):
         evaluate(tiny_config(), tmp_path, tiny_dataset())
     assert not list(tmp_path.iterdir())
-
-
-def test_on_a_cpu_steps_queue_up_only_where_memory_is_plenty(monkeypatch):
-    config = tiny_config()
-    needed = device_memory(config) * jax.local_device_count()
-    for free, ahead in ((4 * needed, False), (4 * needed + 1, True)):
-        monkeypatch.setattr(machine, 'free_memory', lambda free=free: free)
-        assert may_run_ahead(config) == ahead
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-    monkeypatch.setattr(machine, 'free_memory', lambda: 0)
-    assert may_run_ahead(config)
-
-
-@pytest.mark.parametrize(
-    ('free', 'expected'),
-    [
-        (0, ['step 1', 'told 1', 'step 2', 'told 2', 'step 3']),
-        (2**40, ['step 1', 'step 2', 'told 1', 'step 3', 'told 2']),
-    ],
-)
-def test_what_a_step_waits_for(free, expected, tmp_path, monkeypatch):
-    order = []
-    make, tell = step.make_train_step, Journal.tell
-
-    def make_train_step(*args, **kwargs):
-        train_step = make(*args, **kwargs)
-
-        def run(*args):
-            order.append(f'step {1 + sum(line.startswith("step") for line in order)}')
-            return train_step(*args)
-
-        return run
-
-    def told(journal, number, metrics):
-        order.append(f'told {number}')
-        tell(journal, number, metrics)
-
-    monkeypatch.setattr(step, 'make_train_step', make_train_step)
-    monkeypatch.setattr(Journal, 'tell', told)
-    monkeypatch.setattr(machine, 'free_memory', lambda: free)
-    train(tiny_config(), tmp_path, tiny_dataset(), NoSignals())
-    assert order[:5] == expected

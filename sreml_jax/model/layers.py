@@ -29,10 +29,10 @@ class Layer(NamedTuple):
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     kernel: tuple[int, ...]
-    stride: int = 1
-    groups: int = 1
-    copies: int = 1
-    shared: bool = False
+    stride: int
+    groups: int
+    copies: int
+    shared: bool
 
 
 def layers(model: Ensemble, image_size: int) -> list[Layer]:
