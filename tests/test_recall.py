@@ -7,10 +7,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from sreml_jax.retrieval import recall
+from sreml_jax.retrieval import recall, screen
 from sreml_jax.retrieval.recall import NEVER, NO_MATCH, recall_at
 
 ranks = functools.partial(recall.ranks, devices=jax.devices()[:1])  # each device compiles anew
+
+
+@pytest.fixture(autouse=True, params=['whole', 'screened'])
+def way(request, monkeypatch):
+    """Each test in float32 alone, and with screened blocks of any size; see test_screen.py."""
+    screened = request.param == 'screened'
+    monkeypatch.setattr(screen, '_multiplies_bfloat16', lambda: screened)
+    monkeypatch.setattr(screen, '_LEAST_PRODUCTS', 0)
+    monkeypatch.setattr(screen, '_MOST_OPEN', 1)
 
 
 def brute_force(query, gallery, query_labels, gallery_labels, same):

@@ -30,16 +30,20 @@ class Blocks:
       order: int64 [n]; row i of the blocks is x[order[i]].
       rows: of each block.
       number: of blocks.
+      width: numbers in a row.
+      dtype: of x.
+      held: whether the devices keep every block; else the last few.
     """
 
     def __init__(self, x: np.ndarray, order: np.ndarray, rows: int, devices: Sequence[jax.Device]):
         self.order, self.rows = order, rows
         self.number = -(-len(order) // rows)
+        self.width, self.dtype = x.shape[1], x.dtype
         self._x = x
         self._in_order = bool(np.all(order == np.arange(len(order))))
-        hold = x.nbytes <= _held_bytes(devices[0])
+        self.held = x.nbytes <= _held_bytes(devices[0])
         # Else the block of the outer loop and that of the inner one stay.
-        self.load = functools.lru_cache(None if hold else 2 * len(devices))(self._load)
+        self.load = functools.lru_cache(None if self.held else 2 * len(devices))(self._load)
 
     def _load(self, i: int, device: jax.Device) -> jax.Array:
         """Returns block i, [rows, d], on the device; on a CPU rows that lie in order are not copied."""
@@ -49,6 +53,10 @@ class Blocks:
             fill = 0 if np.issubdtype(block.dtype, np.integer) else np.nan
             block = np.concatenate([block, np.full((missing, block.shape[1]), fill, block.dtype)])
         return jax.device_put(block, device)
+
+    def take(self, i: int, positions: np.ndarray) -> np.ndarray:
+        """Returns those rows of block i, [positions, d], on the host; none of them filling."""
+        return self._x[self.order[i * self.rows + positions]]
 
     def slice(self, i: int) -> slice:
         """Returns which positions of `order` block i holds."""

@@ -1,7 +1,7 @@
 """The rank of each query's best correct match, exact; Recall@K for every K follows from it."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 
 from sreml_jax import hosts
 from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spread
+from sreml_jax.retrieval.screen import Screen, pays
 
 NO_MATCH = -1  # the rank of a query without a correct match in the gallery
 NEVER = np.iinfo(np.int32).max  # the rank of a query that NaN keeps from ever finding one
@@ -32,12 +33,13 @@ def ranks(
     blocks: a first pass over those finds the similarity of the best match, a second one over all blocks
     counts. Nothing is sorted, and memory is that of some blocks; several hosts, which must all call this
     with the same arguments, share the blocks; where query and gallery are the same, each
-    pair is computed once and counted for both. Ties count against the query.
+    pair is computed once and counted for both. Ties count against the query. Where a CPU multiplies bfloat16
+    faster, its products tell most of the counts, and float32 the rest: see `screen`.
 
     Args:
       query: float32 or bfloat16 [queries, d]; rows of unit length, so that the dot product is the cosine;
-        bfloat16 takes half the memory, on a CPU half the time (`launch/bench.py recall` tells what it
-        changes); may be memory-mapped (on a CPU, where it lies in its classes' order, it is not copied).
+        bfloat16 takes half the memory and less time (`launch/bench.py recall` tells what it changes); may be
+        memory-mapped (on a CPU, where it lies in its classes' order, it is not copied).
       gallery: likewise [images, d].
       query_labels: int [queries].
       gallery_labels: int [images].
@@ -92,15 +94,25 @@ def ranks(
             best[j] = np.maximum(best[j], of_columns)
 
     best = hosts.combine(best, np.max)
-    before = np.zeros(row_labels.shape, np.int32)
+    screen = Screen(rows, columns, best, devices) if pays(rows, columns, devices[0]) else None
 
     def count(i: int, j: int, device: jax.Device):
         s = kept.pop((i, j), None)
         if s is None:
             s = similarities(rows.load(i, device), columns.load(j, device))
-        return _before(s, row_labels[i], column_labels[j], best[i], best[j] if same else None)
+        counts = _before(s, row_labels[i], column_labels[j], best[i], best[j] if same else None)
+        return (*counts, s if screen else None)
 
-    for i, j, (of_rows, of_columns) in spread(pairs, devices, count):
+    def counted() -> Iterator[tuple]:
+        for i, j, (*counts, s) in spread(meeting if screen else pairs, devices, count):
+            if screen:
+                screen.learn(i, j, s, row_labels[i], column_labels[j])
+            yield i, j, counts
+        if screen:
+            yield from screen.counts(sorted(set(pairs).difference(meeting)), count)
+
+    before = np.zeros(row_labels.shape, np.int32)
+    for i, j, (of_rows, of_columns) in counted():
         before[i] += of_rows
         if same and i != j:
             before[j] += of_columns
