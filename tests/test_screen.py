@@ -42,6 +42,10 @@ def by_hand(x, labels):
     return np.sum(~match & (s >= best[:, None]), 1)
 
 
+def rounded_block(blocks):
+    return screen._Rounded(screen._cast(blocks, 0, CPU[0]), *screen._norms(blocks, 0, CPU[0]))
+
+
 def watch(monkeypatch):
     """Returns a list of how many similarities each pair of blocks leaves open; None: too many."""
     seen = []
@@ -75,7 +79,7 @@ def test_no_similarity_is_farther_off_than_the_bound():
     worst = np.full((64, 300), (1 + 0.99 * 2**-8) / 16, np.float32)
     for x, least in ((random, 0.01), (worst, 0.9), (1000 * random, 0.01)):
         blocks = Blocks(x, np.arange(64), 64, CPU)
-        block = screen._load(blocks, 0, CPU[0])
+        block = rounded_block(blocks)
         assert block.rows.dtype == ml_dtypes.bfloat16
         rounded = np.asarray(block.rows).astype(np.float64)
         off = np.abs(rounded @ rounded.T - x.astype(np.float64) @ x.T.astype(np.float64)).max(1)
@@ -87,8 +91,8 @@ def test_no_similarity_is_farther_off_than_the_bound():
 def test_the_bound_leaves_room_for_sums_in_float32():
     # These numbers are bfloat16's own: nothing is rounded but sums, and those by at most a place a product.
     x = np.full((16, 4096), 1 / 64, np.float32)
-    block = screen._load(Blocks(x, np.arange(16), 16, CPU), 0, CPU[0])
-    np.testing.assert_allclose(screen._error(block, block), 3 * 4096 * 2.0**-24, rtol=0.02)
+    block = rounded_block(Blocks(x, np.arange(16), 16, CPU))
+    np.testing.assert_allclose(screen._error(block, block), (4096 + 64) * 2.0**-24, rtol=0.02)
 
 
 def test_an_embedding_of_equal_images_is_left_to_float32(monkeypatch):

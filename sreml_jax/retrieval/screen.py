@@ -2,7 +2,8 @@
 
 A CPU with AVX512_BF16 multiplies bfloat16 twice as fast as float32. Rounding x to h moves a dot product by no
 more than the norms of x - h allow (Cauchy-Schwarz). Similarities farther than that from a query's best are
-counted as they are; each of the others is computed anew in float32. The counts are those of float32.
+counted as they are; each of the others is computed anew in float32, as the best was. So nothing but what
+float32 itself leaves to chance is counted otherwise than by products of float32.
 """
 
 import functools
@@ -45,7 +46,8 @@ class Screen:
         self._own_best = np.full_like(best, -np.inf)  # summed as what is compared with it
         self._tried = self._failed = 0
         # As many as there are of the blocks themselves.
-        self._load = functools.lru_cache(None if rows.held and columns.held else 4 * len(devices))(_load)
+        self._cast = functools.lru_cache(None if rows.held and columns.held else 4 * len(devices))(_cast)
+        self._norms = functools.cache(_norms)  # small, and slower than the cast
 
     def learn(self, i: int, j: int, s: np.ndarray, row_labels: np.ndarray, column_labels: np.ndarray) -> None:
         """Finds best matches in two blocks that share a class, and computes how similar they are once more.
@@ -84,8 +86,11 @@ class Screen:
         def run(i: int, j: int, device: jax.Device):
             if self._failed > 2 + self._tried // 4:
                 return *whole(i, j, device)[:2], None
-            query, gallery = self._load(self._rows, i, device), self._load(self._columns, j, device)
-            return _screen(query, gallery, self._best[i], self._best[j] if self._same else None)
+            query, gallery = (
+                _Rounded(self._cast(blocks, of, device), *self._norms(blocks, of, device))
+                for blocks, of in ((self._rows, i), (self._columns, j))
+            )
+            return _screen(query, gallery, self._own_best[i], self._own_best[j] if self._same else None)
 
         for i, j, (of_rows, of_columns, bits) in spread(pairs, self._devices, run):
             if bits is None:
@@ -134,16 +139,24 @@ class _Rounded(NamedTuple):
     errors: jax.Array
 
 
-def _load(blocks: Blocks, i: int, device: jax.Device) -> _Rounded:
-    return _round(blocks.load(i, device))
+def _cast(blocks: Blocks, i: int, device: jax.Device) -> jax.Array:
+    return _to_bfloat16(blocks.load(i, device))
+
+
+def _norms(blocks: Blocks, i: int, device: jax.Device) -> tuple[jax.Array, jax.Array]:
+    return _norms_of(blocks.load(i, device))
 
 
 @jax.jit
-def _round(x):
+def _to_bfloat16(x):
+    return x.astype(jnp.bfloat16)
+
+
+@jax.jit
+def _norms_of(x):
     # A conversion there and back might be optimized away.
-    rounded = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
-    norms = [jnp.sqrt(jnp.sum(v * v, 1)) for v in (x, x - rounded)]
-    return _Rounded(rounded.astype(jnp.bfloat16), *norms)
+    error = x - lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    return jnp.sqrt(jnp.sum(x * x, 1)), jnp.sqrt(jnp.sum(error * error, 1))
 
 
 @jax.jit
@@ -167,12 +180,12 @@ def _reached(s, best, error, bit):
 
 
 def _error(of: _Rounded, beside: _Rounded):
-    """Returns a bound, [rows], on how far similarities in float32 are from those of the rounded blocks."""
+    """Returns a bound, [rows], on how far what `_dots` computes is from products of the rounded blocks."""
     # Filling is NaN.
     norm, error = jnp.nanmax(beside.norms), jnp.nanmax(beside.errors)
     rounding = of.errors * norm + of.norms * error + of.errors * error
-    # Sums of d products, each rounded once in float32, twice in bfloat16's instruction.
-    sums = 3 * of.rows.shape[1] * 2.0**-24 * (of.norms + of.errors) * (norm + error)
+    # A sum of d products in any order, and one in pairs.
+    sums = (of.rows.shape[1] + 64) * 2.0**-24 * (of.norms + of.errors) * (norm + error)
     return 1.01 * (rounding + sums)  # the norms are rounded too
 
 
