@@ -80,7 +80,7 @@ def share(jobs: Sequence[T]) -> Sequence[T]:
 
 
 def combine(x: np.ndarray, reduce: Callable[..., np.ndarray]) -> np.ndarray:
-    """Returns `reduce` (np.sum, np.max) of the x of all processes, elementwise, to each of them."""
+    """Returns `reduce` (np.sum, np.max, np.min) of the x of all processes, elementwise, to each of them."""
     if jax.process_count() == 1:
         return x
     return reduce(multihost_utils.process_allgather(x), axis=0)

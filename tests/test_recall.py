@@ -19,6 +19,7 @@ def way(request, monkeypatch):
     screened = request.param == 'screened'
     monkeypatch.setattr(screen, '_multiplies_bfloat16', lambda: screened)
     monkeypatch.setattr(screen, '_LEAST_PRODUCTS', 0)
+    monkeypatch.setattr(screen, '_LEAST_WIDTH', 0)
     monkeypatch.setattr(screen, '_MOST_OPEN', 1)
 
 

@@ -3,13 +3,17 @@
 tests/test_recall.py compares whole ranks with brute force both ways.
 """
 
+import concurrent.futures
+import threading
+
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
+from sreml_jax import hosts
 from sreml_jax.retrieval import recall, screen
-from sreml_jax.retrieval.blocks import Blocks
+from sreml_jax.retrieval.blocks import Blocks, similarities
 
 CPU = jax.devices('cpu')[:1]
 
@@ -18,6 +22,7 @@ CPU = jax.devices('cpu')[:1]
 def any_size(monkeypatch):
     monkeypatch.setattr(screen, '_multiplies_bfloat16', lambda: True)
     monkeypatch.setattr(screen, '_LEAST_PRODUCTS', 0)
+    monkeypatch.setattr(screen, '_LEAST_WIDTH', 0)
 
 
 def unit(x):
@@ -43,7 +48,7 @@ def by_hand(x, labels):
 
 
 def rounded_block(blocks):
-    return screen._Rounded(screen._cast(blocks, 0, CPU[0]), *screen._norms(blocks, 0, CPU[0]))
+    return screen._round(True, {}, blocks, 0, CPU[0])
 
 
 def watch(monkeypatch):
@@ -81,9 +86,11 @@ def test_no_similarity_is_farther_off_than_the_bound():
         blocks = Blocks(x, np.arange(64), 64, CPU)
         block = rounded_block(blocks)
         assert block.rows.dtype == ml_dtypes.bfloat16
-        rounded = np.asarray(block.rows).astype(np.float64)
-        off = np.abs(rounded @ rounded.T - x.astype(np.float64) @ x.T.astype(np.float64)).max(1)
-        bound = np.asarray(screen._error(block, block))
+        products = np.asarray(similarities(block.rows, block.rows))
+        both = np.divmod(np.arange(64**2), 64)
+        dots = screen.Screen(blocks, blocks, np.zeros((1, 64)), CPU)._dots(0, 0, *both).reshape(64, 64)
+        np.testing.assert_allclose(dots, x.astype(np.float64) @ x.T, rtol=1e-5, atol=1e-6 * dots.max())
+        off, bound = np.abs(products - dots).max(1), np.asarray(screen._error(block, block))
         assert (off <= bound).all()
         assert (off >= least * bound).all()
 
@@ -114,18 +121,57 @@ def test_one_pair_that_is_left_to_float32_does_not_end_it(monkeypatch):
     assert seen.count(None) == 1 and len(seen) == 16 * 15 / 2
 
 
-def test_infinite_numbers_make_no_similarity_sure(monkeypatch):
+def test_numbers_that_no_bound_holds_for_are_left_to_float32(monkeypatch):
     x, labels = clustered()
     x[7] = np.inf
+    x[8, 3], x[9, 3] = np.inf, -np.inf
+    x[10] = 0
     found = ranks(x, labels, chunk=64)
     monkeypatch.setattr(screen, '_multiplies_bfloat16', lambda: False)
     np.testing.assert_array_equal(found, ranks(x, labels, chunk=64))
 
 
-def test_blocks_that_the_device_does_not_hold(monkeypatch):
+@pytest.mark.parametrize('most_open', [1, 0])
+def test_blocks_that_the_device_does_not_hold(monkeypatch, most_open):
     monkeypatch.setattr('sreml_jax.retrieval.blocks._HELD_BYTES', 0)
-    x, labels = clustered()
+    monkeypatch.setattr(screen, '_MOST_OPEN', most_open)
+    x, labels = clustered(noise=2.4)
     np.testing.assert_array_equal(ranks(x, labels, chunk=64), by_hand(x, labels))
+
+
+def test_a_best_match_that_was_not_found_again_stays_as_it_was(monkeypatch):
+    # As if products of float32 were not the same twice.
+    monkeypatch.setattr(screen.Screen, 'learn', lambda *args: None)
+    monkeypatch.setattr(screen, '_MOST_OPEN', 1)
+    x, labels = clustered(noise=2.4)
+    np.testing.assert_array_equal(ranks(x, labels, chunk=64), by_hand(x, labels))
+
+
+def test_hosts_share_what_they_learn(monkeypatch):
+    """Two hosts, played by two threads that meet wherever hosts combine."""
+    monkeypatch.setattr(screen, '_MOST_OPEN', 1)
+    x, labels = clustered(noise=2.4)
+    # Each image twice, of another class: only best matches computed alike tell those ties.
+    x, labels = np.concatenate([x, x]), np.concatenate([labels, labels[::-1] + 1000])
+    host, told, meet = threading.local(), [None, None], threading.Barrier(2, timeout=60)
+
+    def combine(of_host, reduce):
+        told[host.number] = np.array(of_host)
+        meet.wait()
+        combined = reduce(np.stack(told), axis=0)
+        meet.wait()
+        return combined
+
+    def run(number):
+        host.number = number
+        return ranks(x, labels, chunk=64)
+
+    monkeypatch.setattr(hosts, 'share', lambda jobs: jobs[host.number :: 2])
+    monkeypatch.setattr(hosts, 'combine', combine)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(run, range(2)))
+    for of_host in found:
+        np.testing.assert_array_equal(of_host, by_hand(x, labels))
 
 
 def test_it_pays_for_large_blocks_of_float32_on_a_cpu_with_such_products(monkeypatch):
@@ -138,5 +184,8 @@ def test_it_pays_for_large_blocks_of_float32_on_a_cpu_with_such_products(monkeyp
     assert not screen.pays(blocks[0], blocks[0], CPU[0])
     monkeypatch.setattr(screen, '_LEAST_PRODUCTS', 16 * 16 * 8)
     assert screen.pays(blocks[0], blocks[0], CPU[0])
+    monkeypatch.setattr(screen, '_LEAST_WIDTH', 9)
+    assert not screen.pays(blocks[0], blocks[0], CPU[0])
+    monkeypatch.setattr(screen, '_LEAST_WIDTH', 8)
     monkeypatch.setattr(screen, '_multiplies_bfloat16', lambda: False)
     assert not screen.pays(blocks[0], blocks[0], CPU[0])

@@ -43,10 +43,13 @@ class Blocks:
         self._in_order = bool(np.all(order == np.arange(len(order))))
         self.held = x.nbytes <= _held_bytes(devices[0])
         # Else the block of the outer loop and that of the inner one stay.
-        self.load = functools.lru_cache(None if self.held else 2 * len(devices))(self._load)
+        self.load = functools.lru_cache(None if self.held else 2 * len(devices))(self.read)
 
-    def _load(self, i: int, device: jax.Device) -> jax.Array:
-        """Returns block i, [rows, d], on the device; on a CPU rows that lie in order are not copied."""
+    def read(self, i: int, device: jax.Device) -> jax.Array:
+        """Returns block i, [rows, d], on the device; on a CPU rows that lie in order are not copied.
+
+        `load` returns the same, and keeps what it returns.
+        """
         chosen = self.slice(i)
         block = self._x[chosen] if self._in_order else self._x[self.order[chosen]]
         if missing := self.rows - len(block):

@@ -19,6 +19,7 @@ from jax import lax
 from sreml_jax import hosts
 from sreml_jax.retrieval.blocks import Blocks, similarities, spread
 
+_LEAST_WIDTH = 768  # numbers in a row; fewer are multiplied faster than their products are compared here
 _LEAST_PRODUCTS = 2**28  # in two blocks; fewer take float32 less time than the host takes here
 _MOST_OPEN = 2**-7  # of the similarities of two blocks; more take longer than float32 on all of them
 _DOT_BYTES = 2**19  # of rows at a time, for the cache's sake, where single similarities are computed
@@ -28,9 +29,9 @@ _OF_ROW, _OF_COLUMN = 1, 2  # bits: for whose best match a similarity matters
 
 def pays(rows: Blocks, columns: Blocks, device: jax.Device) -> bool:
     """Whether to screen takes less time than float32 does; all hosts, which must all ask, get one answer."""
-    products = rows.rows * columns.rows * rows.width
-    whole = rows.dtype == columns.dtype == np.float32
-    here = device.platform == 'cpu' and whole and products >= _LEAST_PRODUCTS and _multiplies_bfloat16()
+    large = rows.rows * columns.rows * rows.width >= _LEAST_PRODUCTS and rows.width >= _LEAST_WIDTH
+    float32 = rows.dtype == columns.dtype == np.float32
+    here = device.platform == 'cpu' and float32 and large and _multiplies_bfloat16()
     return bool(hosts.combine(np.array(here), np.min))
 
 
@@ -41,56 +42,60 @@ class Screen:
         self, rows: Blocks, columns: Blocks, best: np.ndarray, devices: Sequence[jax.Device]
     ) -> None:
         """Takes each query's greatest similarity to a match, float32 [blocks, rows of a block]."""
-        self._rows, self._columns, self._best, self._devices = rows, columns, best, devices
+        self._rows, self._columns, self._devices = rows, columns, devices
         self._same = rows is columns
-        self._own_best = np.full_like(best, -np.inf)  # summed as what is compared with it
+        self._held = rows.held and columns.held
+        self._best_of_products = best
+        self._best = np.full_like(best, -np.inf)  # computed by `_dots`, as what is compared with it
         self._tried = self._failed = 0
-        # As many as there are of the blocks themselves.
-        self._cast = functools.lru_cache(None if rows.held and columns.held else 4 * len(devices))(_cast)
-        self._norms = functools.cache(_norms)  # small, and slower than the cast
+        # Of the outer loop's blocks and the inner one's the last.
+        kept = functools.lru_cache(None if self._held else 2 * len(devices))
+        self._round = kept(functools.partial(_round, self._held, {}))
 
     def learn(self, i: int, j: int, s: np.ndarray, row_labels: np.ndarray, column_labels: np.ndarray) -> None:
         """Finds best matches in two blocks that share a class, and computes how similar they are once more.
 
         Args:
           i, j: the blocks of rows and columns.
-          s: float32 [rows, columns], their similarities.
+          s: float32 [rows, columns], their similarities, the same bits as those that gave the best ones.
           row_labels, column_labels: int [rows] and [columns].
         """
-        bits = (s == self._best[i][:, None]).view(np.uint8)  # _OF_ROW
+        bits = (s == self._best_of_products[i][:, None]).view(np.uint8)  # _OF_ROW
         if self._same and i != j:
-            bits += _OF_COLUMN * (s == self._best[j]).view(np.uint8)
+            bits += _OF_COLUMN * (s == self._best_of_products[j]).view(np.uint8)
         row, column, bits = _positions(bits)
         match = (row_labels[row] == column_labels[column]) & ~(self._same & (i == j) & (row == column))
         for block, query, bit in self._sides(i, j, row, column):
             chosen = np.flatnonzero(match & (bits & bit > 0))
             chosen = chosen[np.unique(query[chosen], return_index=True)[1]]  # one match a query
-            best, chosen_query = self._own_best[block], query[chosen]
-            best[chosen_query] = np.maximum(best[chosen_query], self._dots(i, j, row[chosen], column[chosen]))
+            found = self._dots(i, j, row[chosen], column[chosen])
+            np.fmax.at(self._best[block], query[chosen], found)
 
     def counts(
-        self, pairs: Sequence[tuple[int, int]], whole: Callable
+        self, pairs: Sequence[tuple[int, int]], count: Callable
     ) -> Iterator[tuple[int, int, tuple[np.ndarray, np.ndarray | None]]]:
         """Counts for each row of a pair of blocks, and each column where columns are queries too.
 
         Args:
           pairs: of blocks that share no class; those that share one must all have been learned.
-          whole: counts(i, j, device) in float32 alone; for a pair where much is open, and all after some.
+          count: counts the same, count(i, j, device), by products of float32. It is called for the pairs that
+            the screen leaves mostly open; if they are many, for all that follow.
 
         Yields:
           i, j, (int32 [rows], int32 [columns] or None).
         """
-        learned = hosts.combine(self._own_best, np.max)
-        self._own_best = np.where(learned == -np.inf, self._best, learned)
+        learned = hosts.combine(self._best, np.max)
+        self._best = np.where(learned == -np.inf, self._best_of_products, learned)
+        if not self._held:
+            self._rows.load.cache_clear()
+            self._columns.load.cache_clear()
 
         def run(i: int, j: int, device: jax.Device):
             if self._failed > 2 + self._tried // 4:
-                return *whole(i, j, device)[:2], None
-            query, gallery = (
-                _Rounded(self._cast(blocks, of, device), *self._norms(blocks, of, device))
-                for blocks, of in ((self._rows, i), (self._columns, j))
-            )
-            return _screen(query, gallery, self._own_best[i], self._own_best[j] if self._same else None)
+                self._round.cache_clear()
+                return *count(i, j, device)[:2], None
+            query, gallery = self._round(self._rows, i, device), self._round(self._columns, j, device)
+            return _screen(query, gallery, self._best[i], self._best[j] if self._same else None)
 
         for i, j, (of_rows, of_columns, bits) in spread(pairs, self._devices, run):
             if bits is None:
@@ -100,20 +105,20 @@ class Screen:
             more = self._decide(i, j, bits)
             if more is None:
                 self._failed += 1
-                yield i, j, jax.device_get(whole(i, j, self._devices[0])[:2])
+                yield i, j, jax.device_get(count(i, j, self._devices[0])[:2])
             else:
                 yield i, j, (of_rows + more[0], of_columns + more[1] if self._same else None)
 
     def _decide(self, i: int, j: int, bits: np.ndarray) -> list[np.ndarray] | None:
         """Counts what the screen left open; None if that is too much."""
-        row, column, bits = _positions(bits)
-        if len(bits) > _MOST_OPEN * self._rows.rows * self._columns.rows:
+        if np.count_nonzero(bits != 0) > _MOST_OPEN * bits.size:
             return None
+        row, column, bits = _positions(bits)
         found = self._dots(i, j, row, column)
         counts = []
         for block, query, bit in self._sides(i, j, row, column):
-            reached = (bits & bit > 0) & (found >= self._own_best[block][query])
-            counts.append(np.bincount(query[reached], minlength=self._own_best.shape[1]).astype(np.int32))
+            reached = (bits & bit > 0) & (found >= self._best[block][query])
+            counts.append(np.bincount(query[reached], minlength=self._best.shape[1]).astype(np.int32))
         return counts
 
     def _sides(self, i: int, j: int, row: np.ndarray, column: np.ndarray) -> list:
@@ -139,12 +144,15 @@ class _Rounded(NamedTuple):
     errors: jax.Array
 
 
-def _cast(blocks: Blocks, i: int, device: jax.Device) -> jax.Array:
-    return _to_bfloat16(blocks.load(i, device))
-
-
-def _norms(blocks: Blocks, i: int, device: jax.Device) -> tuple[jax.Array, jax.Array]:
-    return _norms_of(blocks.load(i, device))
+def _round(held: bool, norms: dict, blocks: Blocks, i: int, device: jax.Device) -> _Rounded:
+    """Rounds block i; its norms, which are small and take longer, are kept in `norms`."""
+    x = (blocks.load if held else blocks.read)(i, device)
+    key = blocks, i, device
+    if key not in norms:
+        norms[key] = _norms(x)
+    rounded = _Rounded(_to_bfloat16(x), *norms[key])
+    # Blocks of float32 must not pile up behind the products under way.
+    return rounded if held else jax.block_until_ready(rounded)
 
 
 @jax.jit
@@ -153,7 +161,7 @@ def _to_bfloat16(x):
 
 
 @jax.jit
-def _norms_of(x):
+def _norms(x):
     # A conversion there and back might be optimized away.
     error = x - lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
     return jnp.sqrt(jnp.sum(x * x, 1)), jnp.sqrt(jnp.sum(error * error, 1))
@@ -184,7 +192,7 @@ def _error(of: _Rounded, beside: _Rounded):
     # Filling is NaN.
     norm, error = jnp.nanmax(beside.norms), jnp.nanmax(beside.errors)
     rounding = of.errors * norm + of.norms * error + of.errors * error
-    # A sum of d products in any order, and one in pairs.
+    # The products' sums are of d terms in any order; those of `_dots`, in pairs, are in 64 roundings.
     sums = (of.rows.shape[1] + 64) * 2.0**-24 * (of.norms + of.errors) * (norm + error)
     return 1.01 * (rounding + sums)  # the norms are rounded too
 
@@ -206,6 +214,6 @@ def _positions(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _multiplies_bfloat16() -> bool:
     """Whether the CPU has AVX512_BF16."""
     try:
-        return ' avx512_bf16 ' in Path('/proc/cpuinfo').read_text()
+        return 'avx512_bf16' in Path('/proc/cpuinfo').read_text().split()
     except OSError:
         return False
