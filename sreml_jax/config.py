@@ -82,6 +82,11 @@ def check(config: ConfigDict) -> None:
         )
     if not 0 <= config.label_smoothing < 1:
         raise UserError(f'config.label_smoothing={config.label_smoothing} must be at least 0 and less than 1')
+    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in config.schedule_steps):
+        raise UserError(
+            f'config.schedule_steps={config.schedule_steps} must be shares of the epochs, numbers in 0..1, '
+            'such as 0.5,0.7'
+        )
     if not 0 < config.train_fraction < 1:
         raise UserError(f'config.train_fraction={config.train_fraction} must lie between 0 and 1')
     for field in ('mean', 'std'):

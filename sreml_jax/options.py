@@ -114,6 +114,11 @@ PORT = flags.DEFINE_integer(
 
 _HELP = ('help', 'h', 'helpshort')
 _EVERY_MODE = ('config', 'workdir')
+_KINDS = {
+    'invalid literal for int()': 'a whole number',
+    'could not convert string to float': 'a number',
+    'Non-boolean argument': 'true or false',
+}
 _HOSTS = ('coordinator', 'processes', 'process')
 
 
@@ -130,7 +135,7 @@ def parse(argv: list[str]) -> list[str]:
         if len(rest) > 1:
             raise UserError(f'{rest[1]!r} is no option; options begin with --, see --help')
     except (flags.Error, AttributeError, TypeError, ValueError, UserError) as error:
-        sys.exit(complain(' '.join(str(error).split())))
+        sys.exit(complain(_sentence(error)))
     return rest
 
 
@@ -199,6 +204,14 @@ def help_text() -> str:
             parts.append(_section(f'options of --mode={name}', own))
     parts.append(_section('several hosts, started by hand', [_row(flag) for flag in _HOSTS]))
     return '\n\n'.join(parts)
+
+
+def _sentence(error: Exception) -> str:
+    """Returns what is wrong with a flag; where Python says it of its own int() or float(), in other words."""
+    text = ' '.join(str(error).split())
+    given, _, why = text.removeprefix('flag ').partition(': ')
+    kind = next((kind for python, kind in _KINDS.items() if python in why), None)
+    return f'{given} is not {kind}' if kind else text
 
 
 def _row(flag: str) -> tuple[str, str]:

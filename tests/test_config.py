@@ -25,6 +25,8 @@ from sreml_jax.errors import UserError
         ('pool', 'max', 'choose one of average, gem'),
         ('embedding', 'features', 'choose one of logits, pooled'),
         ('train_fraction', 1.0, 'between 0 and 1'),
+        ('schedule_steps', ('a',), 'numbers in 0..1'),
+        ('schedule_steps', (0.5, 7.0), 'numbers in 0..1'),
         ('mean', (0.5, 0.5), 'three numbers'),
         ('std', (0.5, 0.0, 0.5), 'above 0'),
         ('mesh', (1, 2, 3), 'two numbers'),

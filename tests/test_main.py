@@ -34,7 +34,9 @@ def refused(*arguments: str, **environment: str) -> str:
     ('arguments', 'message'),
     [
         (['--config.bath_size=3'], "config has no field 'bath_size' (did you mean batch_size"),
-        (['--config.batch_size=many'], 'many'),
+        (['--config.batch_size=many'], 'error: --config.batch_size=many is not a whole number\n'),
+        (['--config.learning_rate=1e-'], 'error: --config.learning_rate=1e- is not a number\n'),
+        (['--config.remat=maybe'], 'error: --config.remat=maybe is not true or false\n'),
         (['--config.model_type=resnet19'], 'choose one of resnet18, resnet34, resnet50, resnext50_32x4d'),
         (['--config=configs/cup.py'], 'configs/cub.py'),
         (['--mode=trian'], 'flag --mode=trian: value should be one of <train|eval|embed|'),
