@@ -14,7 +14,8 @@ SUBJECTS = ('input', 'convs', 'step', 'recall')
 def main() -> None:
     """Runs bench_<subject>.py with the remaining arguments."""
     if len(sys.argv) < 2 or sys.argv[1] not in SUBJECTS:
-        sys.exit(f'usage: python launch/bench.py {{{",".join(SUBJECTS)}}} [--help]')
+        print(f'usage: python launch/bench.py {{{",".join(SUBJECTS)}}} [--help]', file=sys.stderr)
+        sys.exit(2)
     here = Path(__file__).resolve().parent
     sys.path[:0] = [str(here), str(here.parent)]
     from sreml_jax import heap

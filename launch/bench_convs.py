@@ -14,7 +14,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measure import alternate, keep
+from measure import alternate, keep, positive
 
 from sreml_jax.model import conv_table, member_conv
 from sreml_jax.model.conv_ways import WAYS, Geometry
@@ -33,7 +33,7 @@ def main() -> None:
     p.add_argument('--batch', type=int, default=12)
     p.add_argument('--size', type=int, default=256, help='height and width of the images in pixels')
     p.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-    p.add_argument('--repeats', type=int, default=5)
+    p.add_argument('--repeats', type=positive, default=5)
     p.add_argument('--json', help='keep the figures in this file')
     args = p.parse_args()
     device = jax.devices()[0]

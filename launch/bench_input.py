@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from measure import alternate, keep
+from measure import alternate, keep, positive
 from PIL import Image
 
 from sreml_jax.data import machine
@@ -31,7 +31,7 @@ def main() -> None:
     p.add_argument('--number', type=int, default=2400, help='at most so many of them')
     p.add_argument('--image_size', type=int, default=256)
     p.add_argument('--batch_size', type=int, default=12)
-    p.add_argument('--repeats', type=int, default=5)
+    p.add_argument('--repeats', type=positive, default=5)
     p.add_argument('--json', help='keep the figures in this file')
     args = p.parse_args()
     with (

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
-from measure import PeakMemory, alternate, keep
+from measure import PeakMemory, alternate, keep, positive
 
 from sreml_jax.retrieval.blocks import similarities
 from sreml_jax.retrieval.recall import ranks, recall_at
@@ -27,16 +27,19 @@ MATMUL_ROWS = 4096
 def main() -> None:
     """Times what the flags ask for."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--size', type=int, help='number of embeddings (default: the two cases of the issue)')
-    p.add_argument('--dim', type=int, default=576, help='numbers in an embedding')
+    default = ', '.join(f'{size:,} x {dim:,}' for size, dim in CASES)
+    p.add_argument('--size', type=positive, help=f'number of embeddings (default: {default})')
+    p.add_argument('--dim', type=positive, help='numbers in an embedding; goes with --size')
     p.add_argument('--mapped', action='store_true', help='memory-mapped from a file; no FAISS')
     dtypes = ('float32', 'bfloat16')
     p.add_argument('--dtype', choices=dtypes, default='float32', help='bfloat16 is timed beside float32')
     p.add_argument('--shuffled', action='store_true', help='images not in the order of their classes')
     p.add_argument('--chunk', type=int, help='rows of a block')
-    p.add_argument('--repeats', type=int, default=5)
+    p.add_argument('--repeats', type=positive, default=5)
     p.add_argument('--json', help='keep the figures in this file')
     args = p.parse_args()
+    if (args.size is None) != (args.dim is None):
+        p.error('--size and --dim go together')
     cases = [(args.size, args.dim)] if args.size else CASES
     device = jax.devices()[0]
     figures = {'device': device.device_kind, 'devices': len(jax.local_devices())}

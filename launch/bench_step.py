@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measure import PeakMemory, alternate, keep
+from measure import PeakMemory, alternate, keep, positive
 from ml_collections import ConfigDict
 
 from configs import default
@@ -43,7 +43,7 @@ def main() -> None:
     p.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto')
     p.add_argument('--conv', choices=member_conv.CHOICES, default='auto')
     p.add_argument('--remat', action='store_true')
-    p.add_argument('--repeats', type=int, default=5)
+    p.add_argument('--repeats', type=positive, default=5)
     p.add_argument('--peer', action='store_true', help='run launch/peer_torch.py in turn')
     p.add_argument('--compile', action='store_true', help='torch.compile the peer')
     p.add_argument('--data_dir', help='a folder of images: run the step on its batches in turn')

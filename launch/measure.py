@@ -61,6 +61,13 @@ def _anonymous_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('RssAnon'))
 
 
+def positive(text: str) -> int:
+    """Returns the number that an option gives; argparse refuses it, by ValueError, if it is below 1."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def keep(figures: dict, args: argparse.Namespace) -> None:
     """Prints the figures as one JSON line, and writes them to `args.json` where that is given."""
     packages = ('jax', 'jaxlib', 'flax', 'tensorflow-cpu', 'torch', 'faiss-cpu', 'pillow', 'numpy')

@@ -50,7 +50,7 @@ def describe(config: ConfigDict) -> str:
         f'{"numbers in an embedding":<26}{model.dimensions:>16,}',
         '',
         f'training memory per device, batch {config.batch_size} on {data} x {member} (data x member) '
-        f'device(s), {model.dtype} computation:',
+        f'{jax.default_backend().upper()}(s), {model.dtype} computation:',
     ]
     lines += [f'  {name:<40}{size / GIB:>8.2f} GiB' for name, size in memory.items()]
     lines.append(f'  {"total":<40}{sum(memory.values()) / GIB:>8.2f} GiB')

@@ -60,6 +60,17 @@ def test_recall_of_bfloat16_tells_what_it_changes(tmp_path, monkeypatch):
     assert 0 < case['largest change in any recall'] < 0.1 and case['float32 seconds'] > 0
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [(['--dim=5'], '--size and --dim go together'), (['--repeats=0'], "invalid positive value: '0'")],
+)
+def test_what_can_not_be_timed_is_refused_at_once(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, 'argv', ['bench.py', *arguments])
+    with pytest.raises(SystemExit, match='2'):
+        importlib.import_module('bench_recall').main()
+    assert message in capsys.readouterr().err
+
+
 def test_convs(tmp_path, monkeypatch):
     small = ('--members=2', '--size=32', '--batch=2', '--backbones=resnet18', '--ways=matmul,taps')
     found = figures('convs', tmp_path, monkeypatch, *small)['convolutions']
