@@ -66,6 +66,7 @@ def test_describe_prints_the_seeds_count_and_needs_no_tensorflow(no_tensorflow):
     done = run(*fields, '--mode=describe', **no_tensorflow)
     assert done.returncode == 0, done.stderr
     assert '1,118,974,592' in done.stdout
+    assert ' CPU(s), float32 computation:' in done.stdout
     assert done.stderr == ''
 
 

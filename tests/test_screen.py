@@ -139,6 +139,20 @@ def test_blocks_that_the_device_does_not_hold(monkeypatch, most_open):
     np.testing.assert_array_equal(ranks(x, labels, chunk=64), by_hand(x, labels))
 
 
+def test_blocks_of_float32_are_let_go_where_the_device_does_not_hold_them(monkeypatch):
+    monkeypatch.setattr('sreml_jax.retrieval.blocks._HELD_BYTES', 0)
+    kept = []
+    decide = screen.Screen._decide
+
+    def watched(self, i, j, bits):
+        kept.append((self._rows.load.cache_info().currsize, self._round.cache_info().currsize))
+        return decide(self, i, j, bits)
+
+    monkeypatch.setattr(screen.Screen, '_decide', watched)
+    ranks(*clustered(), chunk=64)
+    assert len(kept) > 20 and set(kept) == {(0, 2)}
+
+
 def test_a_best_match_that_was_not_found_again_stays_as_it_was(monkeypatch):
     # As if products of float32 were not the same twice.
     monkeypatch.setattr(screen.Screen, 'learn', lambda *args: None)
