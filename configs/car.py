@@ -9,7 +9,7 @@ Yields:   not yet measured. The seed reports Recall@1 of 89.85% (resnet18), 91.2
           and 96.26%.
 """
 
-from configs import default
+from sreml_jax.configs import default
 
 
 def get_config():

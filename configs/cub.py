@@ -8,7 +8,7 @@ Yields:   not yet measured. The seed reports Recall@1 of 62.22% (resnet18), 64.5
           and 78.36%.
 """
 
-from configs import default
+from sreml_jax.configs import default
 
 
 def get_config():

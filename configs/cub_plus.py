@@ -9,7 +9,7 @@ Yields:   not yet measured on CUB-200-2011. Two of the ten species that chose it
           and so are 20 of the 40 that were trained on to choose.
 """
 
-from configs import cub
+from sreml_jax.configs import cub
 
 
 def get_config():

@@ -33,7 +33,7 @@ def get_config() -> config_dict.ConfigDict:
     c.meta_class_size = 12  # meta classes of each member
     c.width = 64  # channels of the stem; 64 is torchvision's
     c.stem = 'imagenet'  # 'imagenet': 7x7/2 and max-pool; 'small': 3x3/1, for images under 100 pixels
-    c.pool = 'average'  # of a member's last features; 'gem': their generalised mean, of power 3
+    c.pool = 'average'  # of a member's last features; 'gem': their generalized mean, of power 3
     c.weights = 'none'  # to start from: 'imagenet', 'none', or a file (.safetensors, .npz, .pth) of a ResNet
 
     # Learning.

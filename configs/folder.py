@@ -6,7 +6,7 @@ Hardware: a GPU for the seed's full model; for two CPU cores add, say, --config.
 Yields:   depends on the images; README.md has what Omniglot gave.
 """
 
-from configs import default
+from sreml_jax.configs import default
 
 
 def get_config():

@@ -6,7 +6,7 @@ Yields:   Recall@1 of 70% to 74% on unseen characters (raw pixels: 42%), as matp
           four minutes on two cores.
 """
 
-from configs import default
+from sreml_jax.configs import default
 
 
 def get_config():

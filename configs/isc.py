@@ -6,7 +6,7 @@ Hardware: a GPU; the seed used three V100 of 32 GB. --mode=describe says what a 
 Yields:   not yet measured. The seed reports Recall@1 of 83.88% (resnet18).
 """
 
-from configs import default
+from sreml_jax.configs import default
 
 
 def get_config():

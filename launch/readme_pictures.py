@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sreml_jax.errors import UserError  # noqa: E402
-from sreml_jax.index import Index  # noqa: E402
+from sreml_jax.runtime.errors import UserError  # noqa: E402
+from sreml_jax.search.index import Index  # noqa: E402
 
 WIDTHS = (1400, 400)
 HEIGHT = 1000  # pixels; of a longer page the upper part is shown
@@ -80,7 +80,7 @@ def served(workdir: Path, index: Path) -> Iterator[str]:
         assert process.stdout
         try:
             if not (line := process.stdout.readline()):
-                raise UserError('the search page can not be served; the reason is told above')
+                raise UserError('the search page cannot be served; the reason is told above')
             yield line.split()[0]
         finally:
             process.terminate()

@@ -2,7 +2,7 @@
 
 python launch/table.py                                          all datasets, backbones and crops
 python launch/table.py --datasets=car,cub --backbones=resnet18 --config.data_dir=DIR
-python launch/table.py --dry-run --card=H100                    the commands, and how long they should take
+python launch/table.py --dry-run                                the commands
 python launch/table.py --slurm                                  as a SLURM array, a node a cell; safe twice
 python launch/table.py --print                                  only the tables, as far as they are
 
@@ -26,12 +26,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import table_text  # noqa: E402
-import table_time  # noqa: E402
 from absl import flags  # noqa: E402
 from table_cells import COLUMNS, Cell, Folder  # noqa: E402
 
-from configs import default  # noqa: E402
-from sreml_jax.errors import nearest  # noqa: E402
+from sreml_jax.configs import default  # noqa: E402
+from sreml_jax.runtime.errors import did_you_mean  # noqa: E402
 
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnext50_32x4d')
 OURS = ('model_type', 'crop_type', 'data_name')  # fields that the table itself sets
@@ -44,7 +43,7 @@ def main() -> None:
     if args.slurm:
         submit(folder, missing, args.dry_run)
     elif args.dry_run:
-        print_plan(folder, missing, args.card)
+        print_plan(folder, missing)
     else:
         if not args.print:
             with locked(args.folder) as lock:
@@ -63,7 +62,6 @@ def parse() -> tuple[argparse.Namespace, Folder, list[Cell]]:
         p.add_argument(f'--{name}', type=some(known), default=list(known), help=f'some of {",".join(known)}')
     p.add_argument('--folder', type=Path, default=Path('runs/table'), help='of the workdirs [runs/table]')
     p.add_argument('--dry-run', action='store_true', help='print the commands of what is missing')
-    p.add_argument('--card', help='with --dry-run: estimate the time on this card, such as H100')
     p.add_argument('--slurm', action='store_true', help='submit what is missing as a SLURM array')
     p.add_argument('--print', action='store_true', help='print the tables, run nothing')
     args, extra = p.parse_known_args()
@@ -73,7 +71,9 @@ def parse() -> tuple[argparse.Namespace, Folder, list[Cell]]:
         if not argument.startswith('--config.') or '=' not in argument:
             p.error(f'unknown argument {argument}; what is passed on to the runs is --config.FIELD=VALUE')
         if field not in fields:
-            p.error(f'config has no field {field!r}{nearest(field, fields)}; configs/default.py lists all')
+            p.error(
+                f'config has no field {field!r}{did_you_mean(field, fields)}; configs/default.py lists all'
+            )
         if field in OURS:
             p.error(f'the table sets config.{field} itself; use --datasets, --backbones and --crops')
     folder = Folder(args.folder, tuple(extra))
@@ -169,28 +169,10 @@ def submit(folder: Folder, cells: Sequence[Cell], dry_run: bool) -> None:
         sys.exit(2)
 
 
-def print_plan(folder: Folder, cells: Sequence[Cell], card: str | None) -> None:
-    """Prints the command of every cell, and how long it should take on the card."""
-    total = 0.0
+def print_plan(folder: Folder, cells: Sequence[Cell]) -> None:
+    """Prints the command of every cell."""
     for cell in cells:
         print(shlex.join(['python', '-m', 'sreml_jax.main', *folder.arguments(cell)]))
-        if card:
-            config = folder.config(cell)
-            step = table_time.figure(config, card)
-            if step:
-                seconds = table_time.seconds(config, step)
-                total += seconds
-                print(f'# {hours(seconds)} on {step.device} ({step.seconds:.4f} s a step; {step.source})')
-            else:
-                print(f'# no figure of this on {card}; there, make it by {table_time.bench(config, card)}')
-    if total:
-        print(f'# {hours(total)} in all; compiling, saving and waiting for data come on top')
-
-
-def hours(seconds: float) -> str:
-    """Returns a time as 'about 1 h 05 min'."""
-    minutes = round(seconds / 60)
-    return f'about {minutes // 60} h {minutes % 60:02} min'
 
 
 def print_tables(folder: Folder, cells: Sequence[Cell]) -> None:
@@ -198,13 +180,13 @@ def print_tables(folder: Folder, cells: Sequence[Cell]) -> None:
     import jax
 
     from sreml_jax.describe import count
-    from sreml_jax.model import initial
+    from sreml_jax.model import init
     from sreml_jax.run import model_of
 
     jax.config.update('jax_platforms', 'cpu')  # only shapes are asked for; the devices are the runs'
     print(
         table_text.parameter_table(
-            cells, lambda cell: count(initial.shapes(model_of(folder.config(cell)))['params'])
+            cells, lambda cell: count(init.shapes(model_of(folder.config(cell)))['params'])
         )
     )
     for backbone in dict.fromkeys(cell.backbone for cell in cells):

@@ -108,7 +108,7 @@ class Folder:
     def config(self, cell: Cell) -> ConfigDict:
         """Returns the config of its run; raises what ml_collections raises for a field it has not."""
         _, __, *fields = self.arguments(cell)
-        config = importlib.import_module(f'configs.{cell.dataset}').get_config()
+        config = importlib.import_module(f'sreml_jax.configs.{cell.dataset}').get_config()
         values = flags.FlagValues()
         config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=['table', *fields])
         values(['table', *fields])

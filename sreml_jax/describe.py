@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from sreml_jax.errors import UserError
-from sreml_jax.model import initial
-from sreml_jax.model.activations import kept_bytes
+from sreml_jax.model import init
+from sreml_jax.model.cost import kept_bytes
 from sreml_jax.model.ensemble import Ensemble, Trunk
 from sreml_jax.model.resnet import BACKBONES, Layers, Stage
 from sreml_jax.run import model_of
+from sreml_jax.runtime import sharding
 
 GIB = 2**30
 
@@ -22,7 +22,7 @@ GIB = 2**30
 def describe(config: ConfigDict) -> str:
     """Returns layers, parameter counts, embedding size and training memory per device, as text."""
     model = model_of(config)
-    variables = initial.shapes(model)
+    variables = init.shapes(model)
     params = variables['params']
     trunk, members = params['trunk'], params['members']
     lines = [
@@ -58,15 +58,9 @@ def describe(config: ConfigDict) -> str:
 
 
 def mesh_shape(config: ConfigDict) -> tuple[int, int]:
-    """Returns (data, member) devices of the config's mesh; raises UserError where they can not share it."""
-    devices = len(config.gpu_ids) * jax.process_count() or jax.device_count()  # as mesh.make chooses them
-    data, member = config.mesh or (1, devices)
-    if config.ensemble_size % member or config.batch_size % data:
-        raise UserError(
-            f'{config.ensemble_size} members and batches of {config.batch_size} can not be shared evenly by '
-            f'{data} x {member} devices; set mesh, gpu_ids, ensemble_size or batch_size'
-        )
-    return data, member
+    """Returns (data, member) devices of the config's mesh, without making it; see `sharding.mesh_shape`."""
+    chosen = len(config.gpu_ids) * jax.process_count() or jax.device_count()
+    return sharding.mesh_shape(config, math.prod(config.mesh) if config.mesh else chosen)
 
 
 def device_memory(config: ConfigDict) -> int:
@@ -74,7 +68,7 @@ def device_memory(config: ConfigDict) -> int:
     model = model_of(config)
     shape = mesh_shape(config)
     return sum(
-        training_memory(model, initial.shapes(model), *shape, config.batch_size, config.image_size).values()
+        training_memory(model, init.shapes(model), *shape, config.batch_size, config.image_size).values()
     )
 
 

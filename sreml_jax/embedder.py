@@ -1,4 +1,4 @@
-"""A trained run as a function from photographs to embeddings."""
+"""A trained run as a function from images to embeddings: the one place that restores a checkpoint for use."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,91 +6,106 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
-from sreml_jax import checkpoint
-from sreml_jax import config as configs
-from sreml_jax import mesh as meshes
-from sreml_jax.data import photographs
-from sreml_jax.errors import UserError
-from sreml_jax.learning import step
-from sreml_jax.retrieval import shrinking
+from sreml_jax.data import photographs, prefetch
+from sreml_jax.data.dataset import Dataset
+from sreml_jax.retrieval import pca
 from sreml_jax.run import Run, fingerprint
+from sreml_jax.runtime import sharding
+from sreml_jax.training import checkpoint, saved_config, step
 
 
 class Embedder:
-    """The newest checkpoint of a run on the devices of its mesh.
+    """The newest checkpoint of a run, on the devices of its mesh.
 
     Args:
       workdir: of the run.
-      config: the run's own where not given; another one must be of the same model.
+      config: default: the run's own; another one must describe the same model.
+      reduce: apply the PCA of config.embedding_dim.
 
     Attributes:
       run, variables: the parts of the run, and its weights and statistics on the devices.
+      step: of the checkpoint.
+      fingerprint: hash of the checkpoint's weights.
+      mean, std: float32 [3]; RGB in 0..1, by which images are normalized: the checkpoint's.
       batch_size: images at a time, config.eval_batch_size.
       image_size: pixels of both sides.
-      dimensions: of an embedding: `Ensemble.dimensions`, or config.embedding_dim.
-      shrinking: what makes them so few; None where it is all of them.
-      about: what makes the embeddings, as `index.unfinished.Unfinished` wants it.
+      dimensions: of an embedding: config.embedding_dim or `Ensemble.dimensions`.
+      pca: reduces embeddings to `dimensions`; None where nothing is reduced.
+      devices: of the mesh, those of this process.
 
     Raises:
-      UserError: there is no checkpoint, it is another model's, or it does not say with which colours it was
-        trained and its dataset is not there to measure them, or nothing is there to shrink its embeddings.
+      UserError: there is no checkpoint, it is another model's, it does not say how its images were normalized
+        and its dataset is not there to measure that, or there is no PCA of config.embedding_dim dimensions.
     """
 
-    def __init__(self, workdir: Path | str, config: ConfigDict | None = None):
-        workdir = Path(workdir).expanduser()
-        if jax.process_count() > 1:
-            raise UserError('photographs are embedded by one process, on the devices of one host; start one')
-        checkpoints, _ = checkpoint.newest(workdir)
+    def __init__(self, workdir: Path | str, config: ConfigDict | None = None, *, reduce: bool = True):
+        self.workdir = Path(workdir).expanduser()
+        checkpoints, _ = checkpoint.newest(self.workdir)
 
-        def read(step: int) -> tuple[ConfigDict, Run, dict[str, Any]]:
+        def read(step: int) -> tuple[Run, dict[str, Any]]:
             saved = checkpoints.config(step)
             wanted = saved if config is None else config
-            configs.refuse_other_model(saved, wanted, str(workdir))
-            run = Run.of(wanted)
-            return wanted, run, checkpoints.variables(step, run.abstract_state(run.adam(1)))
+            saved_config.refuse_other_model(saved, wanted, str(self.workdir))
+            run = Run.of(wanted).normalized_by(saved.mean, saved.std)
+            return run, checkpoints.variables(step, run.abstract_variables())
 
-        newest, (made_by, self.run, self.variables) = checkpoints.newest_whole(read)
+        self.step, (self.run, self.variables) = checkpoints.newest_whole(read)
         checkpoints.close()
-        mean, std = _colours(made_by)
-        self._embed = step.make_embed_step(self.run.model, self.run.mesh, mean, std)
-        self.batch_size, self.image_size = made_by.eval_batch_size, made_by.image_size
-        self.dimensions = made_by.embedding_dim or self.run.model.dimensions
-        identity = fingerprint(self.variables)
-        self.shrinking = None
-        if made_by.embedding_dim:
-            self.shrinking = shrinking.load(workdir, made_by.embedding, self.dimensions, identity)
-        self.devices = list(self.run.mesh.devices.flat)
-        self.about: dict[str, Any] = {
+        config = self.run.config
+        self.mean, self.std = _normalization(config)
+        self._embed = step.make_embed_step(self.run.model, self.run.mesh, self.mean, self.std)
+        self.batch_size, self.image_size = config.eval_batch_size, config.image_size
+        self.fingerprint = fingerprint(self.variables)
+        self.dimensions, self.pca = self.run.model.dimensions, None
+        if reduce and config.embedding_dim:
+            self.dimensions = config.embedding_dim
+            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, self.fingerprint)
+        self.devices = list(self.run.mesh.local_devices)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What makes the embeddings, as JSON can hold it; see `search.index.writer.Unfinished`."""
+        return {
             'checkpoint': {
-                'workdir': str(workdir.resolve()),
-                'step': newest,
-                'fingerprint': identity,
-                'config': made_by.to_dict(),
+                'workdir': str(self.workdir.resolve()),
+                'step': self.step,
+                'fingerprint': self.fingerprint,
+                'config': self.run.config.to_dict(),
             },
             'preprocessing': {
-                'image_size': made_by.image_size,
-                'mean': [float(value) for value in mean],
-                'std': [float(value) for value in std],
+                'image_size': self.image_size,
+                'mean': self.mean.tolist(),
+                'std': self.std.tolist(),
                 'resize': 'antialiased bilinear, both sides to image_size',
             },
             'dimensions': self.dimensions,
             'bound': self._bound(),
         }
 
+    def _bound(self) -> float:
+        """Returns the greatest absolute value in an embedding; after a PCA, in one of a training image."""
+        if self.pca:
+            return float(self.pca.bounds[self.dimensions - 1])
+        return self.run.config.ensemble_size**-0.5  # each member's part has length 1 / sqrt(members)
+
     def start(self, images: np.ndarray) -> jax.Array:
         """Begins to embed uint8 [n <= batch_size, size, size, 3].
 
         Returns:
-          float32 [batch_size, dimensions], of which the first n rows count, of unit length. It is computed
-          while the caller goes on, until it is read.
+          float32 [batch_size, dimensions], rows of unit length; the first n count. The devices compute it
+          while the caller goes on, until the caller reads it.
         """
         batch = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
         batch[: len(images)] = images
-        placed = meshes.put(self.run.mesh, meshes.IMAGES, batch, self.batch_size)
-        embeddings = self._embed(self.variables, placed)
-        return self.shrinking(embeddings, self.dimensions) if self.shrinking else embeddings
+        return self._start(sharding.put(self.run.mesh, sharding.IMAGES, batch, self.batch_size))
+
+    def _start(self, batch: jax.Array) -> jax.Array:
+        embeddings = self._embed(self.variables, batch)
+        return self.pca(embeddings, self.dimensions) if self.pca else embeddings
 
     def images(self, images: np.ndarray) -> np.ndarray:
         """Returns the embeddings, float32 [n, dimensions] of unit length, of uint8 [n, size, size, 3]."""
@@ -100,22 +115,37 @@ class Embedder:
         ]
         return np.concatenate(parts)
 
-    def _bound(self) -> float:
-        """Returns what no number in an embedding exceeds; of shrunk ones, in one of a training image.
-
-        A member's part is of length 1/sqrt(members), and so no number in it is greater.
-        """
-        if self.shrinking:
-            return float(self.shrinking.bounds[self.dimensions - 1])
-        return self.run.config.ensemble_size**-0.5
-
     def photographs(self, paths: Iterable[str | Path]) -> np.ndarray:
-        """Returns the embeddings of picture files, likewise; raises UserError for one that is no picture."""
+        """Returns the embeddings of picture files, float32 [files, dimensions] of unit length.
+
+        Raises:
+          UserError: a file cannot be read as a picture.
+        """
         return self.images(photographs.images(paths, self.image_size))
 
+    def split(self, dataset: Dataset, split: str, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Returns the embeddings of all images of a split, or of the chosen ones in their order.
 
-def _colours(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and deviation that the run was trained with, float32 [3]."""
+        Several hosts must all call it: they share every batch.
+
+        Returns:
+          float32 [images, dimensions], rows of unit length.
+        """
+        size = len(dataset.labels[split] if chosen is None else chosen)
+        rows = sharding.local_rows(self.run.mesh, self.batch_size)
+        batches = dataset.evaluation_batches(split, self.batch_size, rows, chosen)
+        batches = prefetch.read(batches, self.run.config.stall_minutes)
+        number = -(-size // self.batch_size)
+        embeddings = np.empty((size, self.dimensions), np.float32)
+        for i, batch in enumerate(tqdm(batches, f'embedding {split}', number, unit='batch', disable=None)):
+            images = sharding.put(self.run.mesh, sharding.IMAGES, batch['image'], self.batch_size)
+            part = multihost_utils.process_allgather(self._start(images), tiled=True)
+            embeddings[i * self.batch_size : (i + 1) * self.batch_size] = part[: size - i * self.batch_size]
+        return embeddings
+
+
+def _normalization(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and std that the run was trained with, float32 [3]."""
     if config.mean and config.std:
         return np.asarray(config.mean, np.float32), np.asarray(config.std, np.float32)
     from sreml_jax import data

@@ -10,8 +10,9 @@ import numpy as np
 from flax import traverse_util
 
 from sreml_jax.embedder import Embedder
-from sreml_jax.errors import UserError
-from sreml_jax.model.ensemble import embed, normalise
+from sreml_jax.model.ensemble import embed, normalize
+from sreml_jax.runtime import files
+from sreml_jax.runtime.errors import UserError
 
 PLATFORMS = ('cpu', 'cuda')
 
@@ -21,14 +22,14 @@ def export(embedder: Embedder, out: Path) -> None:
 
     The exported function takes the weights, as they are in the file, and uint8 images [batch, size, size, 3]
     of any batch, and returns float32 embeddings [batch, embedder.dimensions] of unit length. Images are
-    normalised within. The weights are a file of their own because a StableHLO file ends at 2 GiB.
+    normalized within. The weights are a file of their own because a StableHLO file ends at 2 GiB.
 
     Args:
       embedder: of the run.
       out: the file of the function; <out>.npz holds the weights. Both are moved into place when whole.
 
     Raises:
-      UserError: they can not be written.
+      UserError: they cannot be written.
     """
     weights = jax.device_get(traverse_util.flatten_dict(embedder.variables, sep='/'))
     shape = jax.export.symbolic_shape(f'batch, {embedder.image_size}, {embedder.image_size}, 3')
@@ -38,18 +39,14 @@ def export(embedder: Embedder, out: Path) -> None:
     )
     exported = jax.export.export(jax.jit(function(embedder)), platforms=PLATFORMS)(*arguments)
     beside = out.with_name(out.name + '.npz')
-    temporary = {path: path.with_name(path.name + '.tmp') for path in (out, beside)}
-    try:
-        with temporary[beside].open('wb') as file:
+    advice = 'take another --out'
+    with (
+        files.atomic_write(out, UserError, advice) as function_file,
+        files.atomic_write(beside, UserError, advice) as weights_file,
+    ):
+        with weights_file.open('wb') as file:
             np.savez(file, **weights)
-        temporary[out].write_bytes(exported.serialize())
-        for path, written in temporary.items():
-            written.replace(path)
-    except OSError as error:
-        raise UserError(f'{out} can not be written ({error.strerror}); take another --out') from error
-    finally:
-        for written in temporary.values():
-            written.unlink(missing_ok=True)
+        function_file.write_bytes(exported.serialize())
     size, dimensions = embedder.image_size, embedder.dimensions
     print(
         f'{out}: uint8 images [batch, {size}, {size}, 3] -> float32 embeddings [batch, {dimensions}], '
@@ -68,16 +65,16 @@ def function(embedder: Embedder) -> Callable[[Mapping[str, jax.Array], jax.Array
     Member convolutions that are left to 'auto', a choice for one device, run one by one: plain convolutions,
     which every platform has. dtype='auto' is float32.
     """
-    run, about = embedder.run, embedder.about['preprocessing']
+    run = embedder.run
     conv = 'unrolled' if run.config.member_conv == 'auto' else run.config.member_conv
     dtype = np.float32 if run.config.dtype == 'auto' else run.model.dtype
     model = run.model.clone(conv=conv, dtype=dtype)
-    mean, std = (np.asarray(about[name], np.float32) for name in ('mean', 'std'))
 
     def embed_images(weights, images):
         variables = traverse_util.unflatten_dict(weights, sep='/')
-        embeddings = embed(cast(jax.Array, model.apply(variables, normalise(images, mean, std))))
-        shrinking = embedder.shrinking
-        return shrinking(embeddings, embedder.dimensions) if shrinking else embeddings
+        embeddings = embed(
+            cast(jax.Array, model.apply(variables, normalize(images, embedder.mean, embedder.std)))
+        )
+        return embedder.pca(embeddings, embedder.dimensions) if embedder.pca else embeddings
 
     return embed_images

@@ -12,24 +12,24 @@ import logging
 from absl import app
 from absl import logging as absl_logging
 
-from sreml_jax import modes, options
-from sreml_jax.errors import RunError, UserError
+from sreml_jax.cli import flags, modes
+from sreml_jax.runtime.errors import RunError, UserError
 
 
 def main(_: list[str]) -> None:
     """Runs the mode; a user's mistake ends with one sentence and exit code 2, a run that broke with 1."""
     quiet_libraries()
     try:
-        modes.run(options.MODE.value, options.CONFIG.value)
+        modes.run(flags.MODE.value, flags.CONFIG.value)
     except UserError as error:
-        _end(options.complain(str(error)))
+        _end(flags.complain(str(error)))
     except RunError as error:
-        options.complain(str(error))
+        flags.complain(str(error))
         _end(1)
 
 
 def _end(code: int) -> None:
-    from sreml_jax import hosts
+    from sreml_jax.runtime import hosts
 
     hosts.end(code)
 
@@ -50,7 +50,7 @@ def quiet_libraries() -> None:
 
 def cli() -> None:
     """The `sreml` command."""
-    app.run(main, flags_parser=options.parse)
+    app.run(main, flags_parser=flags.parse)
 
 
 if __name__ == '__main__':

@@ -1,20 +1,21 @@
-"""What training and evaluation are both made from: a config's mesh, model and optimizer."""
+"""What training and evaluation share: the mesh and the model of a config."""
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sreml_jax import mesh as meshes
-from sreml_jax.learning import optimizer, step
+from sreml_jax.model import init
 from sreml_jax.model.ensemble import Ensemble
+from sreml_jax.runtime import sharding
+from sreml_jax.training import saved_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +28,13 @@ class Run:
 
     @classmethod
     def of(cls, config: ConfigDict) -> 'Run':
-        """Makes the parts; raises UserError where the devices can not share the ensemble or the batch."""
-        mesh = meshes.make(config)
+        """Makes the parts; raises UserError if the devices cannot share the ensemble or the batch."""
+        mesh = sharding.make(config)
         return cls(config, mesh, model_of(config, mesh.devices.flat[0].platform))
 
-    def adam(self, steps_per_epoch: int) -> optax.GradientTransformation:
-        """Returns the optimizer, with the learning rate's schedule."""
-        return optimizer.adam(optimizer.schedule(self.config, steps_per_epoch))
+    def normalized_by(self, mean: Iterable[float], std: Iterable[float]) -> 'Run':
+        """Returns the run with this mean and std where its config leaves them open."""
+        return dataclasses.replace(self, config=saved_config.with_normalization(self.config, mean, std))
 
     @property
     def name(self) -> str:
@@ -41,9 +42,9 @@ class Run:
         pooled = ', pooled' if self.model.embedding == 'pooled' else ''
         return f'{self.model.model_type} x {self.model.members}{pooled}'
 
-    def abstract_state(self, adam: optax.GradientTransformation) -> step.TrainState:
-        """Returns the shapes, dtypes and shardings of the training state on this run's mesh."""
-        return step.abstract_state(self.model, adam, self.mesh)
+    def abstract_variables(self) -> dict[str, Any]:
+        """Returns the shapes, dtypes and shardings of weights and statistics on this run's mesh."""
+        return sharding.abstract(self.mesh, init.shapes(self.model))
 
 
 def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
@@ -66,7 +67,7 @@ def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
 
 
 def fingerprint(variables: dict[str, Any]) -> str:
-    """Returns a hash of the trunk and of all statistics, which a step of training changes.
+    """Returns a hash of the trunk and of all BatchNorm statistics: every training step changes it.
 
     Several hosts must all call it: each holds the statistics of some members only.
     """

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import readme_pictures
-from looking import STRANGE, begun, browser, files, named_dataset, served
 from PIL import Image
+from support.looking import STRANGE, begun, browser, files, named_dataset, served
+from support.paths import ROOT
 
-from sreml_jax.embed import embed
 from sreml_jax.embedder import Embedder
-from sreml_jax.errors import UserError
-from sreml_jax.index import Index
+from sreml_jax.runtime.errors import UserError
+from sreml_jax.search.embed import embed
+from sreml_jax.search.index import Index
 
-ROOT = Path(__file__).parent.parent
 WIDTHS = (1400, 400)
 
 
@@ -43,7 +43,7 @@ def embedder(workdir) -> Embedder:
 @pytest.fixture(scope='module')
 def report(workdir, embedder, tmp_path_factory) -> Path:
     """Its report, alone in a folder."""
-    from sreml_jax.look import report_page
+    from sreml_jax.evaluation import report_page
 
     path = report_page.write(embedder, workdir, named_dataset())
     return Path(shutil.move(path, tmp_path_factory.mktemp('alone') / 'moved.html'))
@@ -60,7 +60,7 @@ def photos(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def address(embedder, photos, tmp_path_factory) -> Iterator[str]:
     """Where the search page over them is served."""
-    from sreml_jax.look.finder import Finder
+    from sreml_jax.search.batched import Finder
 
     index = tmp_path_factory.mktemp('index') / 'index'
     embed(embedder, str(photos), index)
@@ -176,7 +176,7 @@ def test_a_text_file_gets_a_polite_message(page, address, photos, tmp_path):
     (tmp_path / 'notes.jpg').write_text('no picture')
     page.set_input_files('input', tmp_path / 'notes.jpg')
     page.wait_for_selector('#message.bad')
-    sentence = 'this file can not be read as a picture; take a JPEG, PNG, WebP or the like'
+    sentence = 'this file cannot be read as a picture; take a JPEG, PNG, WebP or the like'
     assert page.locator('#message').inner_text() == f'notes.jpg: {sentence}'
     assert page.locator('#found li').count() == 6  # what was found before stays
     page.set_input_files('input', next(photos.rglob('*.png')))

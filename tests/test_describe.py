@@ -3,15 +3,15 @@
 import jax
 import numpy as np
 import pytest
+from support.tiny import tiny_config
 from test_ensemble import BACKBONES, SEED_TABLE
-from tiny import tiny_config
 
-from configs import default
 from sreml_jax import describe
-from sreml_jax.learning import step
-from sreml_jax.model.activations import kept_bytes
+from sreml_jax.configs import default
+from sreml_jax.model.cost import kept_bytes
 from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.run import Run
+from sreml_jax.training import step
 
 
 @pytest.mark.parametrize('meta_classes', SEED_TABLE)

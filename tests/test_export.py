@@ -9,22 +9,22 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from tiny import tiny_config
+from support.tiny import tiny_config
 
-from sreml_jax import config as configs
-from sreml_jax.checkpoint import Checkpoints, newest_config
+from sreml_jax.cli import validation as configs
 from sreml_jax.embedder import Embedder
-from sreml_jax.errors import UserError
 from sreml_jax.export import export, function
-from sreml_jax.learning import step
-from sreml_jax.retrieval import shrinking
+from sreml_jax.retrieval import pca
 from sreml_jax.run import Run, fingerprint
+from sreml_jax.runtime.errors import UserError
+from sreml_jax.training import step
+from sreml_jax.training.checkpoint import Checkpoints, newest_config
 
-ROOT = Path(__file__).parent.parent
 ELSEWHERE = """
 import sys
 import jax.export
 import numpy as np
+from support.paths import ROOT
 
 exported = jax.export.deserialize(open('exported', 'rb').read())
 weights = jax.device_put(dict(np.load('exported.npz')))
@@ -40,7 +40,7 @@ assert not [name for name in sys.modules if name.partition('.')[0] in mine]
 def workdir(tmp_path_factory) -> Path:
     """The checkpoint of a run that has only begun."""
     folder = tmp_path_factory.mktemp('runs') / 'tiny'
-    config = configs.with_colours(tiny_config(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    config = configs.with_colors(tiny_config(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     run, checkpoints = Run.of(config), Checkpoints(folder)
     table = np.zeros((config.ensemble_size, 8), np.int32)
     checkpoints.save_last(step.initial_state(run.model, run.adam(1), run.mesh, seed=0), table, config, {})
@@ -90,7 +90,7 @@ def test_equals_the_live_one_that_chooses_its_convolutions(workdir, tmp_path):
 def test_shrunk_as_the_live_one(workdir):
     training = np.random.default_rng(1).normal(size=(30, 8)).astype(np.float32)
     identity = fingerprint(Embedder(workdir).variables)
-    shrinking.save(workdir, 'logits', shrinking.fit(training, 5), identity)
+    pca.save(workdir, 'logits', pca.fit(training, 5), identity)
     config = newest_config(workdir)
     config.embedding_dim = 3
     embedder = Embedder(workdir, config)
@@ -104,6 +104,6 @@ def test_shrunk_as_the_live_one(workdir):
 def test_where_nothing_can_be_written_nothing_is_left(workdir, tmp_path):
     (tmp_path / 'taken').mkdir()
     for out in (tmp_path / 'nowhere' / 'exported', tmp_path / 'taken'):
-        with pytest.raises(UserError, match=f'{out.name} can not be written'):
+        with pytest.raises(UserError, match=f'{out.name} cannot be written'):
             export(Embedder(workdir), out)
     assert [path.name for path in tmp_path.iterdir()] == ['taken']

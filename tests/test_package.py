@@ -9,10 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 import sreml_jax
-
-ROOT = Path(__file__).parent.parent
 
 
 def pip(*arguments: str | Path) -> subprocess.CompletedProcess:

@@ -5,46 +5,17 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import annotations
-import forked
 import pytest
-from PIL import Image
-from test_checkpoint import PLACE, TABLE, mesh_of, state_at
-from tiny import tiny_config
+from support import annotations, forked
+from support.checkpoints import TABLE, mesh_of, state_at
+from support.paths import ROOT
+from support.tiny import tiny_config
 
-from sreml_jax.checkpoint import Checkpoints
-
-ROOT = Path(__file__).parent.parent
-SMALL = [
-    '--config.image_size=16',
-    '--config.stem=small',
-    '--config.width=4',
-    '--config.weights=none',
-    '--config.ensemble_size=2',
-    '--config.meta_class_size=4',
-    '--config.batch_size=4',
-    '--config.num_epochs=1',
-    '--config.member_conv=grouped',
-    '--config.recalls=1,2',
-    '--config.compilation_cache=',
-    '--config.gpu_ids=0',  # the test run has virtual devices
-]
-
-
-def command(folder: Path, *arguments: str) -> list[str]:
-    """The program on small models, its data and results under `folder`."""
-    places = [f'--workdir={folder / "run"}', f'--config.prepared_dir={folder / "prepared"}']
-    return [sys.executable, '-m', 'sreml_jax.main', *places, *SMALL, *arguments]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    """Runs it to its end."""
-    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
+from sreml_jax.training.checkpoint import Checkpoints
 
 
 @pytest.mark.parametrize(
@@ -104,17 +75,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert steps == list(range(1, 8 * (stopped // 8 + 1) + 1))
 
 
-def folder_of(path: Path) -> Path:
-    """A folder of four training and four test classes, of which a test changes one thing."""
-    for split in ('train', 'test'):
-        for label in range(4):
-            own = path / split / f'{split}{label}'
-            own.mkdir(parents=True)
-            for i in range(2):
-                Image.new('RGB', (8, 8), (60 * label, 9, 99 * i)).save(own / f'{i}.png')
-    return path
-
-
 def spoil(number: int) -> Callable[[Path], None]:
     """Puts so many text files among the pictures."""
 
@@ -159,9 +119,9 @@ MISTAKES = [
     (None, '--config.crop_type=cropped', 'crop', False),
     (None, '--config.batch_size=9', 'batch_size=9 is larger than the 8 training images', False),
     (None, '--config.meta_class_size=5', '4 training classes, fewer than config.meta_class_size=5', False),
-    (None, '--config.gpu_ids=0,1,2', 'ensemble_size=2 can not be shared evenly by 3 devices', True),
+    (None, '--config.gpu_ids=0,1,2', 'ensemble_size=2 cannot be shared evenly by 3 devices', True),
     (None, '--config.gpu_ids=0,99', 'this machine has devices 0,1,2', True),
-    (None, '--config.gpu_ids=0,1,2 --config.mesh=3,1', 'batch_size=4 can not be shared evenly by 3', True),
+    (None, '--config.gpu_ids=0,1,2 --config.mesh=3,1', 'batch_size=4 cannot be shared evenly by 3', True),
     (checkpoint_of(ensemble_size=3), '', 'run holds .*: ensemble_size is 3 there and 2 here; take', True),
     (checkpoint_of(meta_class_size=3), '', 'run holds .*: meta_class_size is 3 there and 4 here; take', True),
     (checkpoint_of(data_name='cub'), '', "run holds .*: data_name is 'cub' there and 'folder' here; ", True),

@@ -8,15 +8,15 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-import forked
 import pytest
 from PIL import Image
-from test_program import SMALL, folder_of
+from support import forked
+from support.paths import ROOT
+from support.runs import SMALL, folder_of
 
-from configs import default
-from sreml_jax.options import MODES
+from sreml_jax.cli.flags import MODES
+from sreml_jax.configs import default
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
 PROGRAM = 'python -m sreml_jax.main'
 # What starts another program than ours, and who runs that.

@@ -5,9 +5,8 @@ import re
 import sys
 import tomllib
 from importlib import metadata
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from support.paths import ROOT
 
 
 def imported() -> set[str]:

@@ -1,9 +1,7 @@
 """Whole runs on a tiny dataset: what they leave behind, and resuming exactly."""
 
-import contextlib
 import json
 import re
-import signal
 import threading
 
 import jax
@@ -11,72 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
-from tiny import tiny_config, tiny_dataset
+from support.tiny import tiny_config, tiny_dataset
 
-from sreml_jax import checkpoint
 from sreml_jax.embedder import Embedder
-from sreml_jax.errors import RunError, UserError
 from sreml_jax.evaluate import embed_split, evaluate, raw_pixels
-from sreml_jax.learning import meta_classes, step
-from sreml_jax.model.ensemble import normalise
+from sreml_jax.model.ensemble import normalize
 from sreml_jax.run import Run
+from sreml_jax.runtime.errors import RunError, UserError
 from sreml_jax.train import train
-
-
-class NoSignals:
-    """Signals that never come, or come after so many batches."""
-
-    def __init__(self):
-        self.received = 0
-
-    def held(self):
-        return contextlib.nullcontext()
-
-    def leave(self, message):
-        if self.received:
-            raise SystemExit(128 + self.received)
-
-
-class StopAfter(NoSignals):
-    """A signal that comes in step number `steps`."""
-
-    def __init__(self, steps):
-        self._left = steps
-
-    @property
-    def received(self):
-        self._left -= 1
-        return 0 if self._left > 0 else signal.SIGINT
-
-    @received.setter
-    def received(self, _):
-        pass
-
-
-class Interrupted:
-    """A dataset that raises the signal when batch number `after` is asked for."""
-
-    def __init__(self, dataset, signals, after):
-        self._dataset, self._signals, self._after = dataset, signals, after
-
-    def __getattr__(self, name):
-        return getattr(self._dataset, name)
-
-    def train_batches(self, *args):
-        for number, batch in enumerate(self._dataset.train_batches(*args)):
-            if number == self._after:
-                self._signals.received = signal.SIGINT
-            yield batch
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-
-
-def final_state(config, workdir):
-    run = Run.of(config)
-    checkpoints, newest = checkpoint.newest(workdir)
-    return newest, jax.device_get(checkpoints.state(newest, run.abstract_state(run.adam(4))))
+from sreml_jax.training import checkpoint, meta_classes, step
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +45,7 @@ def test_the_loss_is_of_smoothed_targets(tmp_path):
     batch = next(dataset.train_batches(config.batch_size, 1, config.seed))
     run = Run.of(config)
     state = step.initial_state(run.model, run.adam(4), run.mesh, config.seed)
-    images = normalise(batch['image'], dataset.mean, dataset.std)
+    images = normalize(batch['image'], dataset.mean, dataset.std)
     logits, _ = jax.jit(lambda *a: run.model.apply(*a, train=True, mutable=['batch_stats']))(
         state.variables, images
     )
@@ -269,7 +210,7 @@ def test_other_classes_of_the_same_number_are_refused(whole):
 
 def test_a_workdir_that_can_not_be_made_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match='can not be made'):
+    with pytest.raises(UserError, match='cannot be made'):
         train(tiny_config(), tmp_path / 'file' / 'run', tiny_dataset(), NoSignals())
 
 

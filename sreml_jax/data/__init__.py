@@ -11,10 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sreml_jax.data.dataset import Dataset
-from sreml_jax.errors import UserError, nearest
+from sreml_jax.runtime.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from sreml_jax.data.builder import RetrievalBuilder
+    from sreml_jax.data.sources.builder import RetrievalBuilder
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,16 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     """Returns the builder of the dataset, prepared; see `load`."""
     name = config.data_name
     if name not in NAMES:
-        raise UserError(f'unknown data_name {name!r}{nearest(name, NAMES)}; known are {", ".join(NAMES)}.')
+        raise UserError(
+            f'unknown data_name {name!r}{did_you_mean(name, NAMES)}; known are {", ".join(NAMES)}.'
+        )
     if config.crop_type not in ('uncropped', 'cropped'):
         raise UserError(f"crop_type is {config.crop_type!r}; it must be 'uncropped' or 'cropped'.")
     source = Path() if name == 'glyphs' else _source(config)
     import_tensorflow()
-    builder = getattr(importlib.import_module(f'sreml_jax.data.{name}'), name.capitalize())(source, config)
+    builder = getattr(importlib.import_module(f'sreml_jax.data.sources.{name}'), name.capitalize())(
+        source, config
+    )
     builder.prepare()
     for note in builder.info.metadata['notes']:
         log.warning('%s: %s.', name, note)

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sreml_jax.data import order
-
 Batch = dict[str, np.ndarray]
 
 
@@ -52,7 +50,7 @@ class Dataset(abc.ABC):
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Full training batches in an epoch; the incomplete last one is dropped, as the seed does."""
-        return order.images_per_epoch(self.labels['train'], self.max_images_per_class) // batch_size
+        return images_per_epoch(self.labels['train'], self.max_images_per_class) // batch_size
 
     def train_batches(
         self, batch_size: int, num_epochs: int, seed: int, first_step: int = 0, rows: slice = slice(None)
@@ -74,7 +72,7 @@ class Dataset(abc.ABC):
             return
         labels = self.labels['train']
         epochs = [
-            order.epoch_order(seed, epoch, labels, self.max_images_per_class)
+            epoch_order(seed, epoch, labels, self.max_images_per_class)
             for epoch in range(first_step // steps, num_epochs)
         ]
         # One plan for all epochs, so that reading ahead does not stop where an epoch ends.
@@ -109,3 +107,35 @@ class Dataset(abc.ABC):
         images = self.images(split, indices.reshape(-1), plan.shape[1])
         for image, real in zip(images, mask, strict=True):
             yield {'image': image, 'mask': real}
+
+
+def images_per_epoch(labels: np.ndarray, max_images_per_class: int = 0) -> int:
+    """Returns how many images `epoch_order` yields in each epoch."""
+    if not max_images_per_class:
+        return len(labels)
+    return int(np.minimum(np.bincount(labels), max_images_per_class).sum())
+
+
+def epoch_order(
+    seed: int, epoch: int, labels: np.ndarray, max_images_per_class: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one epoch: which image comes when, and which are mirrored.
+
+    Args:
+      seed: of the run.
+      epoch: counted from 0.
+      labels: int [images]; class of each training image.
+      max_images_per_class: at most so many images of a class, drawn anew each epoch; 0 takes all.
+
+    Returns:
+      order: int64 [n]; every image once (or the epoch's choice of at most N a class), shuffled.
+      flip: bool [n]; whether that image is mirrored left to right.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(labels))
+    if max_images_per_class:
+        by_class = np.argsort(labels[order], kind='stable')  # order within a class stays random
+        first = np.searchsorted(labels[order][by_class], labels[order][by_class])
+        rank = np.arange(len(order)) - first
+        order = order[np.sort(by_class[rank < max_images_per_class])]
+    return order, rng.random(len(order)) < 0.5

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sreml_jax.errors import UserError
+from sreml_jax.runtime.errors import UserError
 
 # What is read, whatever a file calls itself: PIL's name of the format -> suffixes. PIL knows others, of which
 # EPS starts another program on the user's files.
@@ -30,7 +30,7 @@ _PNG_BIT_DEPTH = 24  # offset of that byte in every PNG file
 def open_picture(encoded: bytes, name: str) -> tuple[Image.Image, bool]:
     """Decodes a picture as a viewer would show it.
 
-    Palette, CMYK, 16-bit and greyscale pictures become 8-bit RGB, transparency is dropped, and a picture that
+    Palette, CMYK, 16-bit and grayscale pictures become 8-bit RGB, transparency is dropped, and a picture that
     a camera marked as turned is turned upright. Of an animation the first frame counts.
 
     Args:

@@ -12,18 +12,19 @@ from typing import NamedTuple
 import numpy as np
 
 from sreml_jax import data
-from sreml_jax.data import decode, machine
-from sreml_jax.errors import UserError
+from sreml_jax.data import decode
+from sreml_jax.runtime import machine
+from sreml_jax.runtime.errors import UserError
 
 
 class Found(NamedTuple):
-    """A file that should be a picture, or a folder that can not be looked into.
+    """A file that should be a picture, or a folder that cannot be looked into.
 
     Attributes:
       path: absolute; links are not resolved. UTF-8, as every table wants it: what is not is escaped. That of
         a folder ends with '/'.
       label: its class: the name of the folder it lies in, where that is below the folder searched; else None.
-      problem: a sentence about what can not even be tried to read, or ''.
+      problem: a sentence about what cannot even be tried to read, or ''.
     """
 
     path: str
@@ -99,7 +100,7 @@ class Pattern:
     def find(self) -> Iterator[Found]:
         """Yields the files in the order of their names, a folder's own before those below it.
 
-        A folder that can not be looked into is yielded itself, with the problem. No more than the names of
+        A folder that cannot be looked into is yielded itself, with the problem. No more than the names of
         one folder, and of those above it, are in memory.
         """
         if self.base.is_dir():

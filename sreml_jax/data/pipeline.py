@@ -12,10 +12,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from ml_collections import ConfigDict
 
-from sreml_jax.data import decode, machine
-from sreml_jax.data.builder import RetrievalBuilder
+from sreml_jax.data import decode
 from sreml_jax.data.dataset import Dataset
-from sreml_jax.errors import RunError, UserError
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.runtime import machine
+from sreml_jax.runtime.errors import RunError, UserError
 
 tf.config.set_visible_devices([], 'GPU')  # they are JAX's
 
@@ -62,9 +63,9 @@ class TfdsDataset(Dataset):
         self.name = builder.name
         self.notes = tuple(metadata['notes'])
         self.max_images_per_class = config.max_images_per_class
-        colour = metadata if config.weights == 'none' else IMAGENET
-        self.mean = np.asarray(config.mean or colour['mean'], np.float32)
-        self.std = np.asarray(config.std or colour['std'], np.float32)
+        color = metadata if config.weights == 'none' else IMAGENET
+        self.mean = np.asarray(config.mean or color['mean'], np.float32)
+        self.std = np.asarray(config.std or color['std'], np.float32)
 
         names = metadata['classes']
         self.labels = {split: np.asarray(labels, np.int32) for split, labels in metadata['labels'].items()}
@@ -133,7 +134,7 @@ class Records:
         try:
             source = ArrayRecordDataSource(self._files[split])
         except RuntimeError as error:
-            raise self._damaged(split, f'the records of {split} can not be read: {error}') from error
+            raise self._damaged(split, f'the records of {split} cannot be read: {error}') from error
 
         def read(chosen: np.ndarray) -> np.ndarray:
             return np.array(source.__getitems__(chosen.tolist()), object)
@@ -195,13 +196,13 @@ class Records:
                 [record] = source.__getitems__([index])
                 self._decode(record)
             except RuntimeError as error:
-                return f'record {index} of {split} can not be read: {error}'
+                return f'record {index} of {split} cannot be read: {error}'
             except tf.errors.OpError as error:
                 example = self._features.deserialize_example_np(
                     record, decoders={'image': tfds.decode.SkipDecoding()}
                 )
                 return f'{example["file_name"].decode()}: {error.message}'
-        return f'a record of {split} can not be read'
+        return f'a record of {split} cannot be read'
 
     def _damaged(self, split: str, what: str) -> RunError:
         folder = Path(self._files[split][0]).parent

@@ -1,7 +1,7 @@
-"""Batch normalisation in as few passes over the activations as they need.
+"""Batch normalization in as few passes over the activations as they need.
 
 Same parameters and statistics as `flax.linen.BatchNorm`, and same numbers but for rounding. That one
-subtracts the mean and scales afterwards: written so, its derivative keeps every centred activation and sums
+subtracts the mean and scales afterwards: written so, its derivative keeps every centered activation and sums
 up an array that is but a multiple of another. As one multiplication and one addition, whose factors are
 computed per channel, nothing is kept but the convolution's output.
 """

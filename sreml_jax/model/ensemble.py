@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from sreml_jax.model import member_conv
+from sreml_jax.model.conv import member_conv
 from sreml_jax.model.resnet import BACKBONES, POOLS, Backbone, Layers, Stage, channels, max_pool
 
 
@@ -92,13 +92,13 @@ class Ensemble(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Images, normalised, [batch, H, W, 3] -> logits [batch, members, meta classes].
+        """Images, normalized, [batch, H, W, 3] -> logits [batch, members, meta classes].
 
         Where an embedding is made of pooled features, these outside of training: [batch, members, channels].
         """
         backbone = BACKBONES[self.model_type]
         layers = Layers(train, self.axis, self.dtype, remat=self.remat)
-        # A way that the config forces is for the members; the trunk is XLA's then.
+        # An algorithm that the config forces is for the members; the trunk is XLA's then.
         of_trunk = layers._replace(convolution=member_conv.trunk_conv if self.conv == 'auto' else None)
         x = Trunk(backbone, of_trunk, self.width, self.stem, name='trunk')(images)
         members = nn.vmap(
@@ -109,7 +109,7 @@ class Ensemble(nn.Module):
             out_axes=1,
             axis_size=self.members,
         )
-        layers = layers._replace(convolution=functools.partial(member_conv.conv, way=self.conv))
+        layers = layers._replace(convolution=functools.partial(member_conv.conv, algorithm=self.conv))
         # Initial values are drawn for the classifier too.
         classify = train or self.embedding == 'logits' or self.is_initializing()
         meta_classes = self.meta_classes if classify else None
@@ -121,7 +121,7 @@ def numbers_of_member(embedding: str, model_type: str, width: int, meta_classes:
     return meta_classes if embedding == 'logits' else channels(model_type, width)
 
 
-def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
+def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     """uint8 [..., 3] -> float32, by the RGB mean and deviation of pixel values in 0..1."""
     return (images.astype(jnp.float32) / 255 - mean) / std
 
@@ -129,7 +129,7 @@ def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
 def embed(outputs: jax.Array) -> jax.Array:
     """Logits or features [batch, members, n] -> embedding of unit length, [batch, members * n].
 
-    Each member's numbers are L2-normalised and all are concatenated (the seed, and DREML before it).
+    Each member's numbers are L2-normalized and all are concatenated (the seed, and DREML before it).
     Computed in at least float32. Numbers that are all zero stay zero.
     """
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))

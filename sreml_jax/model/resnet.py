@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from sreml_jax.model.batch_norm import BatchNorm
-from sreml_jax.model.cpu import keep
+from sreml_jax.runtime.xla import keep
 
 
 class Backbone(NamedTuple):
@@ -66,7 +66,7 @@ class Layers(NamedTuple):
         )
 
     def norm(self, name: str) -> BatchNorm:
-        """Batch normalisation over the whole batch, whatever devices share it."""
+        """Batch normalization over the whole batch, whatever devices share it."""
         return BatchNorm(self.train, self.axis, self.dtype, name=name)
 
 
@@ -144,17 +144,17 @@ def global_average_pool(x: jax.Array) -> jax.Array:
     return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
 
 
-def generalised_mean_pool(x: jax.Array) -> jax.Array:
+def generalized_mean_pool(x: jax.Array) -> jax.Array:
     """[batch, H, W, C] -> [batch, C]: the cube root of the mean cube, in at least float32.
 
-    GeM of Radenovic et al. 2019 with its usual power, not learnt: between the mean and the maximum. `x` is
+    GeM of Radenovic et al. 2019 with its usual power, not learned: between the mean and the maximum. `x` is
     what relu gave; zeros are raised a little, as the root has no gradient there.
     """
     cubes = jnp.maximum(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 1e-6) ** 3
     return jnp.cbrt(cubes.mean((1, 2))).astype(x.dtype)
 
 
-POOLS = {'average': global_average_pool, 'gem': generalised_mean_pool}
+POOLS = {'average': global_average_pool, 'gem': generalized_mean_pool}
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -21,35 +21,33 @@ _HELD_SHARE = 4  # on an accelerator up to this fraction of its memory: there ma
 
 
 class Blocks:
-    """The rows of `x`, in `order`, in blocks of `rows` rows; the last block is filled up with NaN.
+    """The rows of `x`, in `order`, in blocks of one shape.
 
-    NaN is as similar as nothing is: every comparison with it is false, so that filling is never counted.
-    Integers, which have no NaN, are filled up with 0.
+    The last block is padded with NaN. Comparisons with NaN are False, so padding is never counted. Integers,
+    which have no NaN, are padded with 0.
+
+    Args:
+      x: [n, d]; may be memory-mapped.
+      order: int64 [n]; row i of the blocks is x[order[i]].
+      rows: rows of each block.
+      devices: hold the blocks.
 
     Attributes:
-      order: int64 [n]; row i of the blocks is x[order[i]].
-      rows: of each block.
-      number: of blocks.
-      width: numbers in a row.
-      dtype: of x.
-      held: whether the devices keep every block; else the last few.
+      order, rows: as given.
+      number: how many blocks there are.
     """
 
     def __init__(self, x: np.ndarray, order: np.ndarray, rows: int, devices: Sequence[jax.Device]):
         self.order, self.rows = order, rows
         self.number = -(-len(order) // rows)
-        self.width, self.dtype = x.shape[1], x.dtype
         self._x = x
         self._in_order = bool(np.all(order == np.arange(len(order))))
-        self.held = x.nbytes <= _held_bytes(devices[0])
-        # Else the block of the outer loop and that of the inner one stay.
-        self.load = functools.lru_cache(None if self.held else 2 * len(devices))(self.read)
+        held = x.nbytes <= _held_bytes(devices[0])
+        # If not all blocks are held, the outer loop's block and the inner loop's block are.
+        self.load = functools.lru_cache(None if held else 2 * len(devices))(self._read)
 
-    def read(self, i: int, device: jax.Device) -> jax.Array:
-        """Returns block i, [rows, d], on the device; on a CPU rows that lie in order are not copied.
-
-        `load` returns the same, and keeps what it returns.
-        """
+    def _read(self, i: int, device: jax.Device) -> jax.Array:
+        """Returns block i, [rows, d], on the device; on a CPU, rows that lie in order are not copied."""
         chosen = self.slice(i)
         block = self._x[chosen] if self._in_order else self._x[self.order[chosen]]
         if missing := self.rows - len(block):
@@ -57,16 +55,12 @@ class Blocks:
             block = np.concatenate([block, np.full((missing, block.shape[1]), fill, block.dtype)])
         return jax.device_put(block, device)
 
-    def take(self, i: int, positions: np.ndarray) -> np.ndarray:
-        """Returns those rows of block i, [positions, d], on the host; none of them filling."""
-        return self._x[self.order[i * self.rows + positions]]
-
     def slice(self, i: int) -> slice:
         """Returns which positions of `order` block i holds."""
         return slice(i * self.rows, min((i + 1) * self.rows, len(self.order)))
 
     def cut(self, values: np.ndarray, fill: float) -> np.ndarray:
-        """Returns `values` [n], which are in `order`, as [number, rows], filled up with `fill`."""
+        """Returns `values` [n], which are in `order`, as [number, rows], padded with `fill`."""
         filled = np.full(self.number * self.rows, fill, values.dtype)
         filled[: len(values)] = values
         return filled.reshape(self.number, self.rows)

@@ -1,4 +1,4 @@
-"""Recall@1 against the number of members used, all of one trained ensemble."""
+"""Recall@1 by the number of members used of one trained ensemble."""
 
 import itertools
 import math
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.retrieval.recall import ranks, recall_at
 
 SUBSETS = 10  # of members, at most, for each number
@@ -33,39 +34,33 @@ class Point(NamedTuple):
 def members_curve(
     query: np.ndarray,
     gallery: np.ndarray,
-    query_labels: np.ndarray,
-    gallery_labels: np.ndarray,
+    protocol: Protocol,
     *,
     members: int,
-    same: bool,
     devices: Sequence[jax.Device] | None = None,
     seed: int = 0,
 ) -> list[Point]:
     """Computes Recall@1 for 1, 2, 4, ... and all members, over random subsets of them.
 
-    Each member's part of an embedding is of one length, so that the columns of some members are their
-    ensemble's embedding but for its length, which no ranking depends on. Of more than `IMAGES` images whole
-    classes are drawn, which makes every recall higher than that of all; see `sample`.
+    All members' parts have equal norm, so a subset of columns ranks exactly as the smaller ensemble's
+    normalized embedding. Of more than `IMAGES` images, whole classes are drawn (see `sample`), which makes
+    every recall higher than that of all images.
 
     Args:
-      query: float32 [queries, members * numbers], as of `ensemble.embed`.
-      gallery: likewise [images, members * numbers].
-      query_labels: int [queries].
-      gallery_labels: int [images].
+      query: float32 [queries, members * dimensions], made by `ensemble.embed`.
+      gallery: float32 [images, members * dimensions].
+      protocol: labels of both.
       members: of the ensemble.
-      same: query is gallery.
-      devices: as in `recall.ranks`.
+      devices: see `recall.ranks`.
       seed: of the subsets and the classes.
     """
     random = np.random.default_rng(seed)
-    kept = sample(query_labels, gallery_labels, same, random)
-    of_query, of_gallery = np.isin(query_labels, kept), np.isin(gallery_labels, kept)
-    labels = query_labels[of_query], gallery_labels[of_gallery]
+    of_query, of_gallery, protocol = protocol.of_classes(sample(protocol, random))
 
     def recall(chosen: np.ndarray) -> float:
         used = columns(query, of_query, chosen, members)
-        others = used if same else columns(gallery, of_gallery, chosen, members)
-        return recall_at(ranks(used, others, *labels, same=same, devices=devices), [1])[1]
+        others = used if protocol.same else columns(gallery, of_gallery, chosen, members)
+        return recall_at(ranks(used, others, protocol, devices=devices), [1])[1]
 
     curve = []
     for number in numbers(members):
@@ -90,11 +85,11 @@ def subsets(members: int, number: int, random: np.random.Generator) -> list[np.n
     return [np.array(c) for c in chosen]
 
 
-def sample(
-    query_labels: np.ndarray, gallery_labels: np.ndarray, same: bool, random: np.random.Generator
-) -> np.ndarray:
+def sample(protocol: Protocol, random: np.random.Generator) -> np.ndarray:
     """Draws whole classes of at most `IMAGES` images in all; returns their labels."""
-    images = query_labels if same else np.concatenate([query_labels, gallery_labels])
+    images = protocol.query_labels
+    if not protocol.same:
+        images = np.concatenate([images, protocol.gallery_labels])
     classes, counts = np.unique(images, return_counts=True)
     if len(images) <= IMAGES:
         return classes

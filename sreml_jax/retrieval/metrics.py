@@ -1,44 +1,39 @@
-"""MAP@R and R-precision, and raw pixels as the embedding that a model has to beat."""
+"""MAP@R and R-precision, and raw pixels as the embedding that a model must beat."""
 
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from sreml_jax.retrieval.search import nearest
+from sreml_jax.retrieval.nearest import nearest
+from sreml_jax.retrieval.protocol import Protocol
 
 
-def correct_neighbours(
+def correct_neighbors(
     query: np.ndarray,
     gallery: np.ndarray,
-    query_labels: np.ndarray,
-    gallery_labels: np.ndarray,
+    protocol: Protocol,
     *,
-    same: bool,
     devices: Sequence[jax.Device] | None = None,
     chunk: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tells which of each query's R nearest neighbours are correct; arguments as of `recall.ranks`.
+) -> np.ndarray:
+    """Tells which of each query's R nearest neighbors are correct, where R is `protocol.relevant`.
+
+    Args: see `recall.ranks`.
 
     Returns:
-      correct: bool [queries, greatest R], the nearest first.
-      relevant: int [queries], R: how many correct matches the gallery holds of each query.
+      bool [queries, greatest R], the nearest first.
     """
-    query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
-    classes, count = np.unique(gallery_labels, return_counts=True)
-    at = np.minimum(np.searchsorted(classes, query_labels), len(classes) - 1)
-    relevant = np.where(classes[at] == query_labels, count[at] - same, 0)
-    indices, _ = nearest(query, gallery, int(relevant.max()), same=same, devices=devices, chunk=chunk)
-    return gallery_labels[indices] == query_labels[:, None], relevant
+    k = int(protocol.relevant.max(initial=0))
+    indices, _ = nearest(query, gallery, k, same=protocol.same, devices=devices, chunk=chunk)
+    return protocol.gallery_labels[indices] == protocol.query_labels[:, None]
 
 
 def r_precision(correct: np.ndarray, relevant: np.ndarray) -> float:
-    """Computes R-precision (Musgrave et al. 2020): the share of correct ones among the R nearest neighbours.
-
-    The mean over queries is taken.
+    """Computes R-precision (Musgrave et al. 2020): the mean share of correct images among R neighbors.
 
     Args:
-      correct: bool [queries, at least the greatest R]; whether each neighbour is correct, the nearest first.
+      correct: bool [queries, at least the greatest R]; whether each neighbor is correct, the nearest first.
       relevant: int [queries]; R, the correct matches that the gallery holds. A query without one counts as 0.
     """
     correct = correct & (np.arange(correct.shape[1]) < relevant[:, None])
@@ -48,19 +43,22 @@ def r_precision(correct: np.ndarray, relevant: np.ndarray) -> float:
 def map_at_r(correct: np.ndarray, relevant: np.ndarray) -> float:
     """Computes MAP@R (Musgrave et al. 2020, "A Metric Learning Reality Check").
 
-    Of one query: the sum, over the correct ones among its R nearest neighbours, of the precision up to each,
-    divided by R. Then the mean over queries. Arguments as of `r_precision`.
+    For one query, it sums the precision at each correct image among the R nearest neighbors, and divides by
+    R. The result is the mean over queries.
+
+    Args: see `r_precision`.
     """
-    place = np.arange(1, correct.shape[1] + 1)
-    correct = correct & (place <= relevant[:, None])
-    precision = np.cumsum(correct, 1) / place
+    rank = np.arange(1, correct.shape[1] + 1)
+    correct = correct & (rank <= relevant[:, None])
+    precision = np.cumsum(correct, 1) / rank
     return float(np.mean((precision * correct).sum(1) / np.maximum(relevant, 1)))
 
 
 def raw_pixels(images: np.ndarray) -> np.ndarray:
-    """Flattens uint8 [n, H, W, 3] to float32 [n, H*W*3] of unit length: the cosine of the pixels as they are.
+    """Flattens uint8 [n, H, W, 3] to float32 [n, H*W*3] of unit length.
 
-    Nothing is subtracted. An image that is black all over is 0, as similar to all.
+    Nothing is subtracted: similarities are the cosines of the pixel values. A black image becomes 0, which is
+    equally similar to every image.
     """
     flat = images.reshape(len(images), -1).astype(np.float32)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)

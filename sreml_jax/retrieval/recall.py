@@ -1,15 +1,15 @@
 """The rank of each query's best correct match, exact; Recall@K for every K follows from it."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sreml_jax import hosts
 from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spread
-from sreml_jax.retrieval.screen import Screen, pays
+from sreml_jax.retrieval.protocol import Protocol
+from sreml_jax.runtime import hosts
 
 NO_MATCH = -1  # the rank of a query without a correct match in the gallery
 NEVER = np.iinfo(np.int32).max  # the rank of a query that NaN keeps from ever finding one
@@ -20,48 +20,43 @@ _KEPT_BYTES = 2**28  # of similarities, from the first pass for the second
 def ranks(
     query: np.ndarray,
     gallery: np.ndarray,
-    query_labels: np.ndarray,
-    gallery_labels: np.ndarray,
+    protocol: Protocol,
     *,
-    same: bool,
     devices: Sequence[jax.Device] | None = None,
     chunk: int | None = None,
 ) -> np.ndarray:
-    """Counts the wrong gallery items that are at least as similar as each query's best correct match.
+    """Counts the wrong gallery images that are at least as similar as each query's best correct match.
 
-    Queries and gallery are put in the order of their classes. Then a query's correct matches lie in few
-    blocks: a first pass over those finds the similarity of the best match, a second one over all blocks
-    counts. Nothing is sorted, and memory is that of some blocks; several hosts, which must all call this
-    with the same arguments, share the blocks; where query and gallery are the same, each
-    pair is computed once and counted for both. Ties count against the query. Where a CPU multiplies bfloat16
-    faster, its products tell most of the counts, and float32 the rest: see `screen`.
+    Queries and gallery are put in the order of their classes, so that a query's correct matches lie in few
+    blocks. A first pass over those blocks finds the similarity of the best match; a second pass over all
+    blocks counts. Nothing is sorted, and memory holds a few blocks. Where query and gallery are the same,
+    each pair is computed once and counted for both. Ties count against the query. Several hosts share the
+    blocks; all of them must call this with the same arguments.
 
     Args:
-      query: float32 or bfloat16 [queries, d]; rows of unit length, so that the dot product is the cosine;
-        bfloat16 takes half the memory and less time (`launch/bench.py recall` tells what it changes); may be
-        memory-mapped (on a CPU, where it lies in its classes' order, it is not copied).
-      gallery: likewise [images, d].
-      query_labels: int [queries].
-      gallery_labels: int [images].
-      same: query is gallery, and each query itself is left out of it, by index.
-      devices: that share the blocks; all local ones where not given.
-      chunk: rows of a block; chosen by device and size where not given.
+      query: float32 or bfloat16 [queries, d]; rows of unit length, so that the dot product is the cosine.
+        bfloat16 takes half the memory. The array may be memory-mapped; on a CPU, rows in their classes' order
+        are not copied.
+      gallery: as `query`, [images, d].
+      protocol: labels of both.
+      devices: share the blocks; default: all local ones.
+      chunk: rows of a block; default: chosen by device and size.
 
     Returns:
-      int32 [queries]: 0 where a correct item comes first; NO_MATCH where the gallery holds no correct match;
+      int32 [queries]: 0 where a correct image comes first; NO_MATCH where the gallery holds no correct match;
       NEVER where the query, or each of its correct matches, has a NaN.
 
     Raises:
-      ValueError: embeddings and labels that do not fit each other.
+      ValueError: embeddings and labels do not fit each other.
     """
-    query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
-    _check(query, gallery, query_labels, gallery_labels, same)
+    _check(query, gallery, protocol)
     if not len(query) or not len(gallery):
         return np.full(len(query), NO_MATCH, np.int32)
     devices = devices or jax.local_devices()
-    classes, labels = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
-    query_labels, gallery_labels = np.split(labels.astype(np.int32), [len(query)])
-    matches = np.bincount(gallery_labels, minlength=len(classes))[query_labels] - same
+    same = protocol.same
+    labels = np.concatenate([protocol.query_labels, protocol.gallery_labels])
+    labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
+    query_labels, gallery_labels = np.split(labels, [len(query)])
 
     size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize)
     rows = Blocks(query, np.argsort(query_labels, kind='stable'), size, devices)
@@ -72,9 +67,8 @@ def ranks(
         columns = Blocks(gallery, np.argsort(gallery_labels, kind='stable'), size, devices)
         column_labels = columns.cut(gallery_labels[columns.order], -1)
 
-    every = [(i, j) for i in range(rows.number) for j in range(i if same else 0, columns.number)]
-    pairs = hosts.share(every)
-    # Labels ascend, so that two blocks share a class if and only if the ranges of their labels meet.
+    pairs = hosts.share([(i, j) for i in range(rows.number) for j in range(i if same else 0, columns.number)])
+    # Labels ascend: two blocks share a class if and only if the ranges of their labels meet.
     first, last = row_labels[:, 0], row_labels.max(1)
     column_first, column_last = column_labels[:, 0], column_labels.max(1)
     meeting = [(i, j) for i, j in pairs if first[i] <= column_last[j] and column_first[j] <= last[i]]
@@ -92,35 +86,24 @@ def ranks(
         best[i] = np.maximum(best[i], of_rows)
         if same and i != j:
             best[j] = np.maximum(best[j], of_columns)
-
     best = hosts.combine(best, np.max)
-    screen = Screen(rows, columns, best, devices) if pays(rows, columns, devices[0]) else None
 
     def count(i: int, j: int, device: jax.Device):
         s = kept.pop((i, j), None)
         if s is None:
             s = similarities(rows.load(i, device), columns.load(j, device))
-        counts = _before(s, row_labels[i], column_labels[j], best[i], best[j] if same else None)
-        return (*counts, s if screen else None)
-
-    def counted() -> Iterator[tuple]:
-        for i, j, (*counts, s) in spread(meeting if screen else pairs, devices, count):
-            if screen:
-                screen.learn(i, j, s, row_labels[i], column_labels[j])
-            yield i, j, counts
-        if screen:
-            yield from screen.counts(sorted(set(pairs).difference(meeting)), count)
+        return _before(s, row_labels[i], column_labels[j], best[i], best[j] if same else None)
 
     before = np.zeros(row_labels.shape, np.int32)
-    for i, j, (of_rows, of_columns) in counted():
+    for i, j, (of_rows, of_columns) in spread(pairs, devices, count):
         before[i] += of_rows
         if same and i != j:
             before[j] += of_columns
-
     before = hosts.combine(before, np.sum)
+
     result = np.empty(len(query), np.int32)
     result[rows.order] = np.where(best == -np.inf, NEVER, before).reshape(-1)[: len(query)]
-    result[matches == 0] = NO_MATCH
+    result[protocol.relevant == 0] = NO_MATCH
     return result
 
 
@@ -134,15 +117,16 @@ def recall_at(ranks: np.ndarray, ks: Iterable[int]) -> dict[int, float]:
     return {int(k): float(np.mean((ranks >= 0) & (ranks < k))) for k in ks}
 
 
-def _check(query, gallery, query_labels, gallery_labels, same) -> None:
-    """Stops on shapes that do not fit each other."""
+def _check(query: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> None:
+    """Raises ValueError for shapes that do not fit each other."""
     if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
         raise ValueError(f'embeddings must be [n, d] with one d, not {query.shape} and {gallery.shape}')
-    if query_labels.shape != query.shape[:1] or gallery_labels.shape != gallery.shape[:1]:
-        labels = f'{query_labels.shape} and {gallery_labels.shape}'
-        raise ValueError(f'one label a row: labels {labels}, embeddings {query.shape} and {gallery.shape}')
-    if same and query.shape != gallery.shape:
-        raise ValueError(f'same=True, but {len(query)} queries and {len(gallery)} gallery images')
+    labels = protocol.query_labels.shape, protocol.gallery_labels.shape
+    if labels != (query.shape[:1], gallery.shape[:1]):
+        raise ValueError(
+            f'one label a row: labels {labels[0]} and {labels[1]}, '
+            f'embeddings {query.shape} and {gallery.shape}'
+        )
 
 
 @functools.partial(jax.jit, static_argnames='both')

@@ -1,0 +1,110 @@
+"""Every algorithm to run convolutions, on every distinct shape that trunk and members of the backbones have.
+
+python launch/bench convs                                               all four, 48 members, 256x256
+python launch/bench convs --backbones=resnet18 --members=4 --size=128   what a CPU can bear
+
+`sreml_jax/model/choice.py` is written from these figures. Forward and both gradients are timed apart,
+since 'auto' chooses for each.
+"""
+
+import argparse
+from collections.abc import Callable
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from measure import alternate, keep, positive
+
+from sreml_jax.model.conv import choice, member_conv
+from sreml_jax.model.conv.algorithms import ALGORITHMS, Geometry
+from sreml_jax.model.ensemble import Ensemble
+from sreml_jax.model.resnet import BACKBONES
+
+PRODUCTS = ('forward', 'input_gradient', 'kernel_gradient')
+
+
+def main() -> None:
+    """Times what the flags ask for."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--backbones', default=','.join(BACKBONES), help='of which to take the shapes')
+    p.add_argument('--algorithms', default=','.join(ALGORITHMS))
+    p.add_argument('--members', type=int, default=48)
+    p.add_argument('--batch', type=int, default=12)
+    p.add_argument('--size', type=int, default=256, help='height and width of the images in pixels')
+    p.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+    p.add_argument('--repeats', type=positive, default=5)
+    p.add_argument('--json', help='keep the figures in this file')
+    args = p.parse_args()
+    device = jax.devices()[0]
+    figures = {'device': device.device_kind, 'platform': device.platform, 'convolutions': []}
+    for (x, w, geometry), count in shapes(args).items():
+        figures['convolutions'].append(found := measure(x, w, geometry, args) | {'layers': count})
+        print(f'{found["name"]}, {count} layers', flush=True)
+        for product in PRODUCTS:
+            rates = ', '.join(
+                f'{algorithm} {rate:,.0f}' for algorithm, rate in found[product]['gflop_per_s'].items()
+            )
+            best, auto = found[product]['winner'], found[product]['auto']
+            print(f'  {product:15} GFLOP/s: {rates}; {best}' + ('' if auto == best else f' (auto: {auto})'))
+    keep(figures, args)
+
+
+def shapes(args: argparse.Namespace) -> dict[tuple, int]:
+    """Returns (x shape, w shape, geometry) of the convolutions, and how many layers have it."""
+    found: dict[tuple, int] = {}
+
+    def record(x: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str) -> jax.Array:
+        key = (x.shape, w.shape, geometry)
+        found[key] = found.get(key, 0) + 1
+        return convolve(x, w, geometry, algorithm)
+
+    convolve = member_conv.convolve_members
+    images = jax.ShapeDtypeStruct((args.batch, args.size, args.size, 3), jnp.float32)
+    with mock.patch.object(member_conv, 'convolve_members', record):
+        for backbone in args.backbones.split(','):
+            jax.eval_shape(Ensemble(backbone, args.members, 12).init, jax.random.key(0), images)
+    return found
+
+
+def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.Namespace) -> dict:
+    """Times one convolution of all members; seconds are medians of alternating runs."""
+    rng, dtype = np.random.default_rng(0), jnp.dtype(args.dtype)
+    size = geometry.output_size(x_shape[-3:-1], w_shape[1:3])
+    y_shape = (w_shape[0], args.batch, *size, w_shape[-1])
+    x, w, dy = (jnp.asarray(rng.standard_normal(s, np.float32), dtype) for s in (x_shape, w_shape, y_shape))
+    gflop = 2e-9 * np.prod(y_shape) * np.prod(w_shape[1:4])
+    algorithms = [
+        algorithm for algorithm in args.algorithms.split(',') if algorithm != 'winograd' or w_shape[1] == 3
+    ]
+    kernel = 'x'.join(map(str, w_shape[1:3]))
+    found = {
+        'name': f'{kernel}/{geometry.strides[0]} {x_shape[-1]} -> {w_shape[-1]}, {geometry.groups} groups, '
+        f'output {size[0]}x{size[1]}' + (', shared images' if len(x_shape) == 4 else ''),
+        'x': x_shape, 'w': w_shape, 'strides': geometry.strides, 'groups': geometry.groups, 'gflop': gflop,
+    }  # fmt: skip
+    kind = w_shape[0], size, w_shape[1:3], geometry.groups, len(x_shape) == 4
+    for product in PRODUCTS:
+        seconds = alternate(
+            {name: run(name, product, x, w, dy, geometry) for name in algorithms}, args.repeats
+        )
+        found[product] = {
+            'seconds': seconds,
+            'gflop_per_s': {algorithm: gflop / s for algorithm, s in seconds.items()},
+            'winner': min(seconds, key=seconds.get),
+            'auto': choice.choose(jax.default_backend(), product, *kind),
+        }
+    return found | {
+        'forward_and_backward_seconds': {
+            name: sum(found[p]['seconds'][name] for p in PRODUCTS) for name in algorithms
+        }
+    }
+
+
+def run(
+    algorithm: str, product: str, x: jax.Array, w: jax.Array, dy: jax.Array, geometry: Geometry
+) -> Callable[[], object]:
+    """Returns a function that runs one compiled product and waits for it."""
+    operands = {'forward': (x, w), 'input_gradient': (dy, w, x), 'kernel_gradient': (x, dy, w)}[product]
+    compiled = jax.jit(getattr(ALGORITHMS[algorithm], product), static_argnums=len(operands))
+    return lambda: jax.block_until_ready(compiled(*operands, geometry))

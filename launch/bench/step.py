@@ -1,0 +1,201 @@
+"""The training step: compile time, step time, arithmetic and memory; beside PyTorch with --peer.
+
+python launch/bench step                                      48 members of resnet18, 256x256
+python launch/bench step --members=4 --size=128 --peer        what a CPU can bear
+python launch/bench step --data_dir=DIR ...                   with the real pipeline beside it
+
+Every figure is a median over steps that alternate, PyTorch's in a process of its own.
+"""
+
+import argparse
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from measure import PeakMemory, alternate, keep, positive
+from ml_collections import ConfigDict
+
+from sreml_jax.configs import default
+from sreml_jax.describe import device_memory
+from sreml_jax.model.conv import member_conv
+from sreml_jax.model.cost import forward_flops
+from sreml_jax.model.resnet import BACKBONES
+from sreml_jax.run import Run
+from sreml_jax.runtime import sharding as meshes
+from sreml_jax.training import optimizer, step
+
+CLASSES = 1000  # of the random labels; more than any --data_dir here has
+
+
+def main() -> None:
+    """Times what the flags ask for."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--model_type', choices=tuple(BACKBONES), default='resnet18')
+    p.add_argument('--members', type=int, default=48)
+    p.add_argument('--meta_classes', type=int, default=12)
+    p.add_argument('--width', type=int, default=64)
+    p.add_argument('--batch', type=int, default=12)
+    p.add_argument('--size', type=int, default=256, help='height and width of the images in pixels')
+    p.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto')
+    p.add_argument('--conv', choices=member_conv.CHOICES, default='auto')
+    p.add_argument('--remat', action='store_true')
+    p.add_argument('--repeats', type=positive, default=5)
+    p.add_argument('--peer', action='store_true', help='run launch/bench/peer_torch.py in turn')
+    p.add_argument('--compile', action='store_true', help='torch.compile the peer')
+    p.add_argument('--data_dir', help='a folder of images: run the step on its batches in turn')
+    p.add_argument('--json', help='keep the figures in this file')
+    args = p.parse_args()
+    if args.peer:
+        os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # PyTorch shares the card
+    config = config_of(args)
+    run = Run.of(config)
+    with PeakMemory() as memory:
+        once = Step(run)
+        once()
+    figures, runs = once.figures, {'ours': once}
+    if args.data_dir:
+        runs['with the pipeline'] = with_pipeline(run, once)
+    if args.peer:
+        runs['PyTorch'] = peer(args, run)
+    seconds = alternate(runs, args.repeats)
+    product = matmul_rate(run.model.dtype)
+    flops = 3 * forward_flops(run.model, args.size) * args.batch
+    figures |= {
+        'device': jax.devices()[0].device_kind,
+        'dtype': str(run.model.dtype),
+        'step seconds': round(seconds['ours'], 4),
+        'images/s': round(args.batch / seconds['ours'], 1),
+        'TFLOP a step, by the model': round(flops / 1e12, 3),
+        'TFLOP/s': round(flops / seconds['ours'] / 1e12, 3),
+        'matmul TFLOP/s': round(product / 1e12, 3),
+        'of the matmul rate': round(flops / seconds['ours'] / product, 3),
+        'GiB predicted by describe': round(device_memory(config) / 2**30, 2),
+    }
+    if args.data_dir:
+        figures['longer with the pipeline'] = round(seconds['with the pipeline'] / seconds['ours'] - 1, 3)
+    if args.peer:
+        figures['PyTorch images/s'] = round(args.batch / seconds['PyTorch'], 1)
+        figures['times as fast as PyTorch'] = round(seconds['PyTorch'] / seconds['ours'], 2)
+    figures |= memory.figures()
+    for name, value in figures.items():
+        print(f'{name:<32}{value}', flush=True)
+    keep(figures, args)
+
+
+def config_of(args: argparse.Namespace) -> ConfigDict:
+    """Returns the config of the run that is timed."""
+    config = default.get_config()
+    config.update(
+        model_type=args.model_type,
+        ensemble_size=args.members,
+        meta_class_size=args.meta_classes,
+        width=args.width,
+        batch_size=args.batch,
+        image_size=args.size,
+        dtype=args.dtype,
+        member_conv=args.conv,
+        remat=args.remat,
+    )
+    if args.data_dir:
+        config.update(data_name='folder', data_dir=args.data_dir)
+    return config
+
+
+class Step:
+    """The compiled training step with its state, and random images that lie on the device.
+
+    Attributes:
+      figures: what compiling tells.
+    """
+
+    def __init__(self, run: Run):
+        config, random = run.config, np.random.default_rng(0)
+        adam = optimizer.adam(optimizer.schedule(run.config, 1))
+        self._state = step.initial_state(run.model, adam, run.mesh, 0)
+        shape = (config.batch_size, config.image_size, config.image_size, 3)
+        images = random.integers(0, 255, shape, np.uint8)
+        labels = random.integers(0, CLASSES, shape[0], np.int32)
+        self._batch = [meshes.put(run.mesh, meshes.IMAGES, x, shape[0]) for x in (images, labels)]
+        table = random.integers(0, config.meta_class_size, (config.ensemble_size, CLASSES), np.int32)
+        self._table = meshes.put_whole(run.mesh, meshes.META_TABLE, table)
+        train_step = step.make_train_step(run.model, adam, run.mesh, np.full(3, 0.5, 'f'), np.ones(3, 'f'))
+        begin = time.perf_counter()
+        lowered = train_step.lower(self._state, *self._batch, self._table)
+        traced = time.perf_counter()
+        self._compiled = lowered.compile()
+        self.figures = {
+            'trace seconds': round(traced - begin, 1),
+            'compile seconds': round(time.perf_counter() - traced, 1),
+        }
+        if cost := self._compiled.cost_analysis():
+            self.figures['TFLOP a step, by XLA'] = round(cost.get('flops', 0) / 1e12, 3)
+        if sizes := self._compiled.memory_analysis():
+            held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+            self.figures['GiB of the compiled step'] = round((held + sizes.temp_size_in_bytes) / 2**30, 2)
+
+    def __call__(self, *batch: jax.Array) -> None:
+        """Runs one step to its end, on (images, labels) or on the random ones."""
+        self._state, metrics = self._compiled(self._state, *(batch or self._batch), self._table)
+        jax.block_until_ready((self._state, metrics))
+
+
+def with_pipeline(run: Run, once: Step) -> Callable[[], None]:
+    """Returns the step on the next batch of the run's own pipeline."""
+    from sreml_jax import data
+    from sreml_jax.train import on_device
+
+    dataset = data.load(run.config)
+    batches = on_device(dataset.train_batches(run.config.batch_size, 1000, 0), run)
+    for _ in range(dataset.steps_per_epoch(run.config.batch_size)):
+        next(batches)  # an epoch, after which images that fit are kept in memory
+    return lambda: once(*next(batches))
+
+
+def matmul_rate(dtype: jnp.dtype) -> float:
+    """Returns the rate of a large square matrix product, in operations a second."""
+    n = 2048 if jax.default_backend() == 'cpu' else 8192
+    x = jnp.ones((n, n), dtype)
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision='highest'))
+    seconds = alternate({'product': lambda: product(x, x).block_until_ready()}, 5)['product']
+    return 2 * n**3 / seconds
+
+
+def peer(args: argparse.Namespace, run: Run) -> Callable[[], None]:
+    """Returns the PyTorch loop's step, which a process of its own runs, as alone."""
+    import peer_torch
+
+    if args.width != 64:
+        raise SystemExit("error: the peer has torchvision's width; leave out --width or --peer")
+    spawn = multiprocessing.get_context('spawn')
+    requests, theirs = spawn.Pipe()
+    system = {
+        'requests': theirs,
+        'model_type': args.model_type,
+        'members': args.members,
+        'meta_classes': args.meta_classes,
+        'shape': (args.batch, args.size),
+        'device': 'cpu' if jax.default_backend() == 'cpu' else 'cuda',
+        'bfloat16': run.model.dtype == jnp.bfloat16,
+        'compiled': args.compile,
+    }
+    spawn.Process(target=peer_torch.serve, kwargs=system, daemon=True).start()
+    theirs.close()
+
+    def once() -> None:
+        try:
+            requests.send(True)
+            requests.recv()
+        except (EOFError, ConnectionError):
+            raise SystemExit(
+                'error: the PyTorch process ended; its words are above, or it was killed, perhaps for memory'
+            ) from None
+
+    return once
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,276 @@
+"""The command line: modes, flags, what each mode needs, and --help. Imports neither jax nor tensorflow.
+
+A new mode is a row of `MODES`, the flags that only it has, and a function of its name in modes.py.
+"""
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+import sreml_jax
+from sreml_jax.configs import default
+from sreml_jax.runtime import versions
+from sreml_jax.runtime.errors import UserError, did_you_mean
+
+T = TypeVar('T')
+PACKAGED = Path(default.__file__).resolve().parent  # the config files that are installed with the program
+
+
+class Mode(NamedTuple):
+    """What the command line has to know of one --mode.
+
+    Attributes:
+      does: what it does, a line of --help.
+      needs: flags without which it cannot run.
+      takes: further flags of its own.
+      of_run: without --config it takes that of the newest checkpoint in --workdir.
+    """
+
+    does: str
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    of_run: bool = False
+
+
+MODES = {
+    'train': Mode('train to the last epoch, going on from the newest checkpoint, then evaluate'),
+    'eval': Mode(
+        'evaluate the newest checkpoint of --workdir, by fewer members and numbers too', of_run=True
+    ),
+    'embed': Mode(
+        'embed the photographs --images into the index --out, only those that it does not hold yet',
+        needs=('workdir', 'images', 'out'),
+        takes=('storage', 'vectors'),
+        of_run=True,
+    ),
+    'search': Mode(
+        'print the images of --index that are most like each photograph of --query, and draw them',
+        needs=('workdir', 'index', 'query'),
+        takes=('top', 'approximate'),
+        of_run=True,
+    ),
+    'remove': Mode(
+        'take --images, or those that are --gone, out of --index', needs=('index',), takes=('images', 'gone')
+    ),
+    'export': Mode(
+        'write the embedding as a StableHLO file, and its weights, which JAX runs without this program',
+        needs=('workdir', 'out'),
+        of_run=True,
+    ),
+    'report': Mode(
+        'write report.html into --workdir: curves, tables, a map, what is found and what is missed',
+        needs=('workdir',),
+        of_run=True,
+    ),
+    'serve': Mode(
+        'a search page over --index: drop a photograph, see the images most like it, click to search on',
+        needs=('workdir', 'index'),
+        takes=('host', 'port', 'top'),
+        of_run=True,
+    ),
+    'prepare': Mode('only prepare the dataset, and print what is in it'),
+    'describe': Mode('print layers, parameter counts and the memory that training needs'),
+}
+
+# A help text begins with the name of the value (absl puts its choices there) and ends with the default.
+CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'FILE: the run, a Python file: run only those you trust [configs/glyphs.py]'
+)
+WORKDIR = flags.DEFINE_string('workdir', None, 'DIR: where the run is kept [runs/<name of the config file>]')
+MODE = flags.DEFINE_enum('mode', 'train', list(MODES), 'what to do')
+COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'HOST:PORT: of process 0; under SLURM and Open MPI none of the three is needed'
+)
+PROCESSES = flags.DEFINE_integer('processes', None, 'N: how many processes there are')
+PROCESS = flags.DEFINE_integer('process', None, 'N: number of this process, from 0')
+IMAGES = flags.DEFINE_string('images', None, 'FILES: photographs; a folder, a glob in quotes or a file')
+OUT = flags.DEFINE_string(
+    'out', None, 'PATH: embed: the folder of the index, to be made or to be added to; export: the file'
+)
+STORAGE = flags.DEFINE_enum(
+    'storage',
+    None,
+    ['float32', 'float16', 'int8'],
+    'how embeddings are stored [float32]',
+)
+VECTORS = flags.DEFINE_bool('vectors', None, ': a column of embeddings in items.parquet too')
+INDEX = flags.DEFINE_string('index', None, 'DIR: the folder that --mode=embed made')
+GONE = flags.DEFINE_bool('gone', False, ': images whose files are not there any more')
+QUERY = flags.DEFINE_list('query', None, 'FILES: photographs to look for, their paths parted by commas')
+TOP = flags.DEFINE_integer('top', 10, 'N: images to find of each query [10]', lower_bound=1)
+APPROXIMATE = flags.DEFINE_bool(
+    'approximate', False, ': by FAISS, for many millions; its recall against exact search is shown'
+)
+HOST = flags.DEFINE_string(
+    'host', '127.0.0.1', 'ADDRESS: to listen at; 0.0.0.0 lets the whole network search [127.0.0.1]'
+)
+PORT = flags.DEFINE_integer(
+    'port', 8000, 'N: to listen at; 0 takes one that is free [8000]', lower_bound=0, upper_bound=65535
+)
+
+_HELP = ('help', 'h', 'helpshort')
+_EVERY_MODE = ('config', 'workdir')
+_KINDS = {
+    'invalid literal for int()': 'a whole number',
+    'could not convert string to float': 'a number',
+    'Non-boolean argument': 'true or false',
+}
+_HOSTS = ('coordinator', 'processes', 'process')
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; a mistake ends with one sentence and exit code 2."""
+    asked = {argument.lstrip('-') for argument in argv[1:] if argument.startswith('-')}
+    if not asked.isdisjoint((*_HELP, 'version')):
+        print(version_text() if 'version' in asked else help_text())
+        sys.exit(0)
+    try:
+        sys.argv[1:] = _file_first(argv[1:])  # ml_collections reads it
+        default_config = [] if given('config') else [f'--config={PACKAGED / "glyphs.py"}']
+        rest = flags.FLAGS([argv[0], *default_config, *sys.argv[1:]])
+        if len(rest) > 1:
+            raise UserError(f'{rest[1]!r} is no option; options begin with --, see --help')
+    except (flags.Error, AttributeError, TypeError, ValueError, UserError) as error:
+        sys.exit(complain(_sentence(error)))
+    return rest
+
+
+def check_needed(mode: str) -> None:
+    """Raises UserError for the first flag that the mode needs and was not given."""
+    for name in MODES[mode].needs:
+        if not flags.FLAGS[name].value:
+            raise UserError(f'--mode={mode} needs --{name}, {_explained(name)[1]}')
+
+
+def value(flag: flags.FlagHolder[T | None]) -> T:
+    """Returns the value of a flag that the mode needs; `check_needed` has seen that it is there."""
+    assert flag.value is not None
+    return flag.value
+
+
+def config_overrides() -> dict[str, object]:
+    """Returns the fields of the config that the command line sets, by name."""
+    return config_flags.get_override_values(flags.FLAGS['config'])
+
+
+def workdir() -> Path:
+    """Returns where the run is kept."""
+    if WORKDIR.value:
+        return Path(WORKDIR.value).expanduser()
+    return Path('runs') / Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
+
+
+def given(flag: str) -> bool:
+    """Whether the command line names the flag; absl also counts the default that `parse` puts in."""
+    return any(a.lstrip('-').partition('=')[0] == flag for a in sys.argv[1:])
+
+
+def complain(sentence: str) -> int:
+    """Prints what is wrong; returns the exit code of a user's mistake."""
+    print(f'error: {sentence}', file=sys.stderr)
+    return 2
+
+
+def version_text() -> str:
+    """Returns what --version prints: this program's version and what decides its results."""
+    own, *others = (f'{name} {version}' for name, version in versions.installed().items())
+    return f'{own} ({", ".join(others)})'
+
+
+def help_text() -> str:
+    """Returns what --help prints."""
+    parts = [
+        f'sreml_jax {sreml_jax.__version__}: squeezed randomized ensembles for metric learning',
+        'usage: sreml [--mode=MODE] [--config=FILE] [--config.FIELD=VALUE ...] [--workdir=DIR] [OPTION ...]\n'
+        '       (in a checkout without installing: python -m sreml_jax.main ...)',
+        _section(
+            'modes; train is the one where none is named', [(name, mode.does) for name, mode in MODES.items()]
+        ),
+        _section(
+            'options of every mode',
+            [
+                *map(_row, _EVERY_MODE),
+                _field_row(),
+                ('--version', 'print the version, and those of JAX and Flax'),
+            ],
+        ),
+    ]
+    for name, mode in MODES.items():
+        if own := [_row(flag) for flag in (*mode.needs, *mode.takes) if flag not in _EVERY_MODE]:
+            parts.append(_section(f'options of --mode={name}', own))
+    parts.append(_section('several hosts, started by hand', [_row(flag) for flag in _HOSTS]))
+    return '\n\n'.join(parts)
+
+
+def _sentence(error: Exception) -> str:
+    """Returns what is wrong with a flag; where Python says it of its own int() or float(), in other words."""
+    text = ' '.join(str(error).split())
+    given, _, why = text.removeprefix('flag ').partition(': ')
+    kind = next((kind for python, kind in _KINDS.items() if python in why), None)
+    return f'{given} is not {kind}' if kind else text
+
+
+def _row(flag: str) -> tuple[str, str]:
+    value, text = _explained(flag)
+    return f'--{flag}={value}' if value else f'--{flag}', text
+
+
+def _field_row() -> tuple[str, str]:
+    fields = PACKAGED / 'default.py'
+    return '--config.FIELD=VALUE', f'a field of the config; {fields} lists and explains all'
+
+
+def _explained(flag: str) -> tuple[str, str]:
+    """Returns the name of the flag's value and what the flag is."""
+    value, _, text = flags.FLAGS[flag].help.partition(': ')
+    return ('CHOICE', f'{value[1:-1]}: {text}') if value.startswith('<') else (value, text)
+
+
+def _section(title: str, rows: list[tuple[str, str]]) -> str:
+    lines = [title]
+    for name, text in rows:
+        lines += textwrap.wrap(
+            text,
+            100,
+            initial_indent=f'  {name:<23} ',
+            subsequent_indent=' ' * 26,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return '\n'.join(lines)
+
+
+def _file_first(arguments: list[str]) -> list[str]:
+    """Returns the arguments with the config file, if one is named, in front, where ml_collections wants it.
+
+    Raises UserError for a config file or field that is not there: ml_collections shows a traceback.
+    """
+    fields: ConfigDict = default.get_config()
+    words, files, others = iter(arguments), [], []
+    for word in words:
+        name, _, value = word.lstrip('-').partition('=')
+        field = name.removeprefix('config.')
+        if name == 'config' and word.startswith('-'):
+            files.append(f'--config={_config_file(value or next(words, ""))}')
+            continue
+        if field != name and field.removeprefix('no') not in fields and field not in fields:
+            raise UserError(
+                f'config has no field {field!r}{did_you_mean(field, fields)}; configs/default.py lists all'
+            )
+        others.append(word)
+    return files + others
+
+
+def _config_file(name: str) -> Path:
+    """Returns the file that is meant; configs/<name>.py may be a packaged one where the user has none."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = {f'configs/{p.name}': p for p in sorted(PACKAGED.glob('[!_]*.py'))}
+    if path.as_posix() not in known:
+        raise UserError(f'there is no config file {path}{did_you_mean(name, known)}; see {", ".join(known)}')
+    return known[path.as_posix()]

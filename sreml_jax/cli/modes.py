@@ -1,0 +1,219 @@
+"""What each --mode does: one function of its name, on a checked config.
+
+Imports are made inside, so that --help and describe need no tensorflow.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ml_collections import ConfigDict
+
+from sreml_jax.cli import flags
+from sreml_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from sreml_jax.embedder import Embedder
+    from sreml_jax.runtime.signals import Signals
+    from sreml_jax.search.index import Index
+
+
+class Job(NamedTuple):
+    """What a mode works on.
+
+    Attributes:
+      config: checked; of a mode `of_run` without --config, the run's own.
+      workdir: of the run; it need not exist.
+      signals: handled from here on.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    signals: 'Signals'
+
+
+def run(mode: str, config: ConfigDict) -> None:
+    """Runs one mode as the command line says; raises UserError and RunError."""
+    from sreml_jax.cli import faults, validation
+    from sreml_jax.runtime import hosts
+    from sreml_jax.runtime.signals import Signals
+
+    flags.check_needed(mode)
+    workdir = flags.workdir()
+    hosts.connect(flags.COORDINATOR.value, flags.PROCESSES.value, flags.PROCESS.value)
+    if flags.MODES[mode].of_run and not flags.given('config'):
+        from sreml_jax.training.checkpoint import newest_config
+
+        config = newest_config(workdir)
+        config.update_from_flattened_dict(flags.config_overrides())
+    validation.check(config)
+    _keep_compiled(config.compilation_cache)
+    with faults.explained(config):
+        globals()[mode](Job(config, workdir, Signals()))
+
+
+def train(job: Job) -> None:
+    """Trains to the last epoch, then evaluates."""
+    _check_run(job)
+    from sreml_jax import data
+    from sreml_jax.evaluate import evaluate
+    from sreml_jax.train import train
+
+    dataset = data.load(job.config)
+    train(job.config, job.workdir, dataset, job.signals)
+    evaluate(job.config, job.workdir, dataset)
+
+
+def eval(job: Job) -> None:
+    """Evaluates the newest checkpoint."""
+    _check_run(job, trained=True)
+    from sreml_jax import data
+    from sreml_jax.evaluate import evaluate
+
+    evaluate(job.config, job.workdir, data.load(job.config), thorough=True)
+
+
+def embed(job: Job) -> None:
+    """Embeds photographs into an index."""
+    from sreml_jax.search.embed import embed
+
+    embed(
+        _embedder(job.workdir, job.config),
+        flags.value(flags.IMAGES),
+        Path(flags.value(flags.OUT)).expanduser(),
+        storage=flags.STORAGE.value,
+        vectors=flags.VECTORS.value,
+        signals=job.signals,
+    )
+
+
+def search(job: Job) -> None:
+    """Prints and draws the images of an index that are most like each query."""
+    from sreml_jax.search.index import Index
+    from sreml_jax.search.query import print_matches
+
+    _check_writable(job.workdir)
+    index = Index(flags.value(flags.INDEX))
+    print_matches(
+        _embedder(job.workdir, _embedding_like(index, job.config)),
+        index,
+        flags.value(flags.QUERY),
+        job.workdir / 'search.png',
+        top=flags.TOP.value,
+        approximate=flags.APPROXIMATE.value,
+    )
+
+
+def remove(_: Job) -> None:
+    """Takes images out of an index."""
+    from sreml_jax.search.embed import remove
+
+    remove(Path(flags.value(flags.INDEX)).expanduser(), flags.IMAGES.value, flags.GONE.value)
+
+
+def export(job: Job) -> None:
+    """Writes the embedding as a file that JAX alone can run."""
+    from sreml_jax.export import export
+
+    export(_embedder(job.workdir, job.config), Path(flags.value(flags.OUT)).expanduser())
+
+
+def report(job: Job) -> None:
+    """Writes the page that shows a run."""
+    from sreml_jax import data
+    from sreml_jax.evaluation import report_page
+
+    _check_writable(job.workdir)
+    report_page.check_installed()
+    dataset = data.load(job.config)
+    print(f'{report_page.write(_embedder(job.workdir, job.config), dataset)} shows the run')
+
+
+def serve(job: Job) -> None:
+    """Serves the search page over an index."""
+    try:
+        from sreml_jax.search import server
+    except ImportError as error:
+        raise UserError(f"--mode=serve needs {error.name}: pip install '.[serve]'") from None
+    from sreml_jax.search.batched import Finder
+    from sreml_jax.search.index import Index
+
+    index = Index(flags.value(flags.INDEX))
+    config = _embedding_like(index, job.config)
+    if 'eval_batch_size' not in flags.config_overrides():
+        # Photographs come one by one, and a padded batch takes as long as a full one.
+        config.eval_batch_size = min(config.eval_batch_size, 8 * (config.mesh[0] if config.mesh else 1))
+    finder = Finder(_embedder(job.workdir, config), index, flags.TOP.value)
+    server.serve(finder, flags.value(flags.HOST), flags.value(flags.PORT))
+
+
+def prepare(job: Job) -> None:
+    """Prepares the dataset and prints what is in it."""
+    from sreml_jax import data
+
+    print(data.summary(job.config))
+
+
+def describe(job: Job) -> None:
+    """Prints layers, parameter counts and the memory that training needs."""
+    from sreml_jax.describe import describe
+
+    print(describe(job.config))
+
+
+def _embedder(workdir: Path, config: ConfigDict) -> 'Embedder':
+    """Returns the embedder of a run; raises UserError on several hosts, which cannot share photographs."""
+    import jax
+
+    from sreml_jax.embedder import Embedder
+
+    if jax.process_count() > 1:
+        raise UserError('photographs are embedded by one process, on the devices of one host; start one')
+    return Embedder(workdir, config)
+
+
+def _embedding_like(index: 'Index', config: ConfigDict) -> ConfigDict:
+    """Returns the config with the embedding that an index holds, unless the command line sets it."""
+    from sreml_jax.search.index import compatibility
+    from sreml_jax.training import saved_config
+
+    config = config.copy_and_resolve_references()
+    made_by = saved_config.restore(index.about['checkpoint']['config'])
+    for field in ('embedding', 'embedding_dim'):
+        if field not in flags.config_overrides():
+            config[field] = made_by[field]
+    compatibility.refuse_other_embedding(index.folder, made_by, config)
+    return config
+
+
+def _keep_compiled(folder: str) -> None:
+    """Lets JAX keep compiled programs in `folder`, so that the next start need not compile; '' keeps none."""
+    import jax
+
+    if folder:
+        jax.config.update('jax_compilation_cache_dir', str(Path(folder).expanduser()))
+
+
+def _check_run(job: Job, trained: bool = False) -> None:
+    """Raises UserError for what can be seen before a dataset is prepared, which takes time and disk.
+
+    trained: there must be a checkpoint.
+    """
+    from sreml_jax.runtime import sharding
+
+    _check_writable(job.workdir)
+    sharding.make(job.config)
+    if trained or any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*')):
+        from sreml_jax.training import saved_config
+        from sreml_jax.training.checkpoint import newest_config
+
+        saved_config.refuse_other_model(newest_config(job.workdir), job.config, str(job.workdir))
+
+
+def _check_writable(workdir: Path) -> None:
+    """Raises UserError unless `workdir` is, or can become, a folder to write in."""
+    folder = workdir.absolute()
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f'{folder} is not a folder that can be written in; take another --workdir')

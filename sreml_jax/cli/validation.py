@@ -1,0 +1,97 @@
+"""What a config must say to be run."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from sreml_jax import data
+from sreml_jax.model.conv import member_conv
+from sreml_jax.model.ensemble import numbers_of_member
+from sreml_jax.model.resnet import BACKBONES, POOLS
+from sreml_jax.model.weights import files as weight_files
+from sreml_jax.runtime.errors import UserError, did_you_mean
+from sreml_jax.training.optimizer import SCHEDULES
+
+CHOICES = {
+    'data_name': data.NAMES,
+    'crop_type': ('uncropped', 'cropped'),
+    'cache': ('auto', 'on', 'off'),
+    'model_type': tuple(BACKBONES),
+    'stem': ('imagenet', 'small'),
+    'schedule': SCHEDULES,
+    'pool': tuple(POOLS),
+    'embedding': ('logits', 'pooled'),
+    'dtype': ('auto', 'float32', 'bfloat16'),
+    'member_conv': member_conv.CHOICES,
+}
+LEAST = {  # the smallest value that makes sense
+    'image_size': 8,
+    'max_images_per_class': 0,
+    'ensemble_size': 1,
+    'meta_class_size': 2,
+    'width': 1,
+    'batch_size': 1,
+    'num_epochs': 1,
+    'learning_rate': 0.0,
+    'schedule_factor': 0.0,
+    'warmup_epochs': 0.0,
+    'skip_nonfinite': 0,
+    'seed': 0,
+    'eval_batch_size': 1,
+    'embedding_dim': 0,
+    'checkpoint_minutes': 0.0,
+    'checkpoints_kept': 1,
+    'stall_minutes': 0.01,
+    'log_every': 1,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for the first value that no run could use, naming the valid ones."""
+    for field, choices in CHOICES.items():
+        if config[field] not in choices:
+            raise UserError(
+                f'config.{field}={config[field]!r} is not known{did_you_mean(config[field], choices)}; '
+                f'choose one of {", ".join(choices)}'
+            )
+    for field, least in LEAST.items():
+        if not config[field] >= least:
+            raise UserError(f'config.{field}={config[field]} is too small; it must be at least {least}')
+    if config.weights not in ('imagenet', 'none') and Path(config.weights).suffix not in weight_files.READERS:
+        raise UserError(
+            f'config.weights={config.weights!r} is not known; choose imagenet, none, or a file whose name '
+            f'ends in {", ".join(weight_files.READERS)}'
+        )
+    if config.weights != 'none' and (config.width, config.stem) != (64, 'imagenet'):
+        raise UserError(
+            f'config.weights={config.weights} needs config.width=64 and config.stem=imagenet, not '
+            f'{config.width} and {config.stem}; change these, or set config.weights=none'
+        )
+    if not config.recalls or any(not isinstance(k, int) or k < 1 for k in config.recalls):
+        raise UserError(f'config.recalls={config.recalls} must be whole numbers from 1 up, such as 1,2,4,8')
+    whole = config.ensemble_size * numbers_of_member(
+        config.embedding, config.model_type, config.width, config.meta_class_size
+    )
+    if config.embedding_dim >= whole:
+        raise UserError(
+            f'config.embedding_dim={config.embedding_dim} must be less than the {whole:,} numbers of this '
+            'ensemble, or 0 for all of them'
+        )
+    if not 0 <= config.label_smoothing < 1:
+        raise UserError(f'config.label_smoothing={config.label_smoothing} must be at least 0 and less than 1')
+    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in config.schedule_steps):
+        raise UserError(
+            f'config.schedule_steps={config.schedule_steps} must be shares of the epochs, numbers in 0..1, '
+            'such as 0.5,0.7'
+        )
+    if not 0 < config.train_fraction < 1:
+        raise UserError(f'config.train_fraction={config.train_fraction} must lie between 0 and 1')
+    for field in ('mean', 'std'):
+        if len(config[field]) not in (0, 3) or not all(0 <= v <= 1 for v in config[field]):
+            raise UserError(
+                f'config.{field}={config[field]} must be three numbers in 0..1, or () to measure it'
+            )
+    if any(deviation <= 0 for deviation in config.std):
+        raise UserError(f'config.std={config.std} must be above 0')
+    if len(config.mesh) not in (0, 2):
+        raise UserError(f'config.mesh={config.mesh} must be two numbers, (data, member), or ()')

@@ -1,0 +1,273 @@
+"""What all prepared datasets share: pictures found in a source, each decoded once, kept as TFDS records."""
+
+import abc
+import contextlib
+import functools
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from ml_collections import ConfigDict
+
+from sreml_jax.data import decode
+from sreml_jax.runtime import machine
+from sreml_jax.runtime.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Example(NamedTuple):
+    """One image of a split.
+
+    Attributes:
+      path: of the file.
+      label: name of the class.
+      box: left, top, right, bottom in pixels, the last two exclusive; None where the dataset has no boxes.
+    """
+
+    path: Path
+    label: str
+    box: decode.Box | None = None
+
+
+class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
+    """Base of the datasets: a subclass finds the examples, this class prepares them.
+
+    A prepared copy belongs to one state of the source: its folder is named after a hash of the listing
+    (names, sizes, times, labels, boxes), so that a source that changed is prepared anew, and one that did not
+    is found at once.
+
+    `info.metadata` holds what later runs need, so that they read no record to get it: 'classes' (names, by
+    label), 'labels' (split -> label of each record), 'mean' and 'std' (RGB in 0..1 of the training images,
+    each counting the same whatever its size), 'width', 'height' and 'bytes' (split -> sum over its images),
+    'boxes' (whether there are any), 'notes' (what tables must say) and 'unreadable' (what is wrong with each
+    file that was left out).
+
+    Args:
+      source: folder in which the user's copy lies.
+      config: of the run; `self.options` to the subclass.
+
+    Raises:
+      UserError: no copy of the dataset lies there, or images of it are missing and `allow_missing` is off.
+    """
+
+    VERSION = tfds.core.Version('1.0.0')
+    url_infos: ClassVar[dict] = {}  # else TFDS looks for a file of checksums beside the package
+
+    def __init__(self, source: Path, config: ConfigDict):
+        self.source = Path(source).expanduser().resolve()
+        self.options = config
+        with _quiet():
+            super().__init__(
+                file_format='array_record',
+                data_dir=Path(config.prepared_dir).expanduser(),
+                config=tfds.core.BuilderConfig(
+                    name=self.fingerprint(), description=f'Prepared from {source}'
+                ),
+            )
+
+    @abc.abstractmethod
+    def find_examples(self, source: Path) -> dict[str, list[Example]]:
+        """Lists the images of each split: 'train', and either 'test' or both 'query' and 'gallery'.
+
+        Images that the dataset's own lists name but that are not on disk belong in it too: the base counts
+        and reports them.
+
+        Raises:
+          UserError: this folder holds no copy of the dataset.
+        """
+
+    def encoded(self, example: Example) -> bytes:
+        """Returns the picture's file as found; a builder that draws its images overrides this."""
+        return example.path.read_bytes()
+
+    def fingerprint(self) -> str:
+        """Returns the name of this state of the source."""
+        return self._listing[1]
+
+    @functools.cached_property
+    def _listing(self) -> tuple[dict[str, list[Example]], str, int]:
+        """(the examples that are there, by split; hash of them; number of missing ones)."""
+        digest = hashlib.sha256(f'{self.source} {self.VERSION}'.encode())
+        there: dict[str, list[Example]] = {}
+        missing = []
+        for split, examples in self.find_examples(self.source).items():
+            there[split] = []
+            for example in examples:
+                try:
+                    state = example.path.stat()
+                except FileNotFoundError:
+                    missing.append(self._file_name(example))
+                    continue
+                there[split].append(example)
+                line = f'{split} {example.path} {example[1:]} {state.st_size} {state.st_mtime_ns}\n'
+                digest.update(line.encode(errors='surrogateescape'))
+        if missing and not self.options.allow_missing:
+            raise UserError(
+                f'{self.name}: {len(missing):,} of the listed images are missing from {self.source} '
+                f'({_shown(missing)}); complete it, or go on without them by --config.allow_missing=True.'
+            )
+        for split, examples in there.items():
+            if not examples:
+                raise UserError(f'{self.name}: no image of the {split} split lies in {self.source}.')
+        return there, digest.hexdigest()[:16], len(missing)
+
+    def prepare(self) -> None:
+        """Decodes every image once and writes the records, unless this state of the source has them already.
+
+        Another process that is at it is waited for. What a killed one left behind is removed; the finished
+        copy appears under its name all at once.
+
+        Raises:
+          UserError: images are unreadable and `skip_unreadable` is off, or `prepared_dir` can't be written.
+        """
+        if not self.data_path.exists():
+            try:
+                self.data_path.parent.mkdir(parents=True, exist_ok=True)
+                with machine.locked(self.data_path.parent / 'lock'):
+                    for left in self.data_path.parent.glob('incomplete.*'):
+                        shutil.rmtree(left)
+                    with _quiet():
+                        self.download_and_prepare()
+            except OSError as error:
+                raise UserError(
+                    f'{self.name} cannot be prepared in {self.options.prepared_dir}: {error}'
+                ) from error
+            self.info.read_from_directory(self.data_dir)
+        unreadable = self.info.metadata['unreadable']
+        if unreadable and not self.options.skip_unreadable:
+            raise self._unreadable_error(unreadable)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f'{self.name}: training classes, and the classes to retrieve.',
+            features=tfds.features.FeaturesDict(
+                {
+                    'image': tfds.features.Image(),  # the file as found
+                    'plain': np.bool_,  # see decode.open_picture
+                    'label': np.int64,  # index into metadata['classes']
+                    'box': tfds.features.Tensor(shape=(4,), dtype=np.int32),  # clipped; the whole where none
+                    'file_name': tfds.features.Text(),
+                }
+            ),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        splits, _, missing = self._listing
+        every = [example for examples in splits.values() for example in examples]
+        trained = {example.label for example in splits['train']}
+        tested = {e.label for split, examples in splits.items() if split != 'train' for e in examples}
+        self.info.metadata.update(
+            classes=list(dict.fromkeys(example.label for example in every)),
+            labels={split: [] for split in splits},
+            boxes=every[0].box is not None,
+            notes=[f'{missing:,} listed images are missing'] if missing else [],
+            unreadable=[],
+            **{total: dict.fromkeys(splits, 0) for total in ('width', 'height', 'bytes')},
+        )
+        if both := len(trained & tested):
+            self.info.metadata['notes'].append(f'{both:,} test classes are training classes too')
+        progress = tqdm.tqdm(total=len(every), desc=f'preparing {self.name}', unit=' images', disable=None)
+        return {
+            split: self._generate_examples(split, examples, progress) for split, examples in splits.items()
+        }
+
+    def _generate_examples(self, split: str, examples: list[Example], progress: tqdm.tqdm) -> Iterator:
+        metadata = self.info.metadata
+        index = {name: i for i, name in enumerate(metadata['classes'])}
+        moments, number = np.zeros((2, 3)), 0
+        for example, (picture, error) in zip(
+            examples, machine.in_threads(self._decode, examples), strict=True
+        ):
+            progress.update()
+            if error:
+                metadata['unreadable'].append(error)
+                continue
+            metadata['labels'][split].append(index[example.label])
+            metadata['width'][split] += picture.pop('width')
+            metadata['height'][split] += picture.pop('height')
+            metadata['bytes'][split] += len(picture['image'])
+            moments += picture.pop('moments')
+            yield number, {**picture, 'label': index[example.label]}
+            number += 1
+        if not number:
+            raise self._unreadable_error(metadata['unreadable'])
+        if split == 'train':
+            mean, square = moments / number
+            metadata.update(mean=mean.tolist(), std=np.sqrt(np.maximum(square - mean**2, 0)).tolist())
+        if split == list(metadata['labels'])[-1]:
+            progress.close()
+            self._judge_unreadable()
+
+    def _decode(self, example: Example) -> tuple[dict[str, Any], str]:
+        """(record and measures of a picture, '') or ({}, what is wrong with it)."""
+        name = self._file_name(example)
+        try:
+            encoded = self.encoded(example)
+            picture, plain = decode.open_picture(encoded, name)
+        except OSError as error:
+            return {}, f'{name}: {error.strerror}'
+        except UserError as error:
+            return {}, str(error)
+        width, height = picture.size
+        levels = np.arange(256) / 255
+        shares = np.reshape(picture.histogram(), (3, 256)) / (width * height)
+        return {
+            'image': encoded,
+            'plain': plain,
+            'box': decode.clipped(example.box or (0, 0, width, height), width, height),
+            'file_name': name,
+            'width': width,
+            'height': height,
+            'moments': np.stack([shares @ levels, shares @ levels**2]),
+        }, ''
+
+    def _judge_unreadable(self) -> None:
+        """Once every image was tried: stops the preparation, or notes what is left out."""
+        metadata = self.info.metadata
+        unreadable = metadata['unreadable']
+        if not unreadable:
+            return
+        if not self.options.skip_unreadable:
+            raise self._unreadable_error(unreadable)
+        metadata['notes'].append(f'{len(unreadable):,} unreadable images are left out')
+        log.warning('%s: unreadable images are left out: %s', self.name, _shown(unreadable))
+
+    def _unreadable_error(self, unreadable: Sequence[str]) -> UserError:
+        return UserError(
+            f'{self.name}: {len(unreadable):,} unreadable images in {self.source} ({_shown(unreadable)}); '
+            'repair or remove them, or leave them out by --config.skip_unreadable=True.'
+        )
+
+    def _file_name(self, example: Example) -> str:
+        path = example.path
+        name = str(path.relative_to(self.source) if path.is_relative_to(self.source) else path)
+        return name.encode(errors='replace').decode()  # names on disk need not be UTF-8
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences TFDS, which speaks of downloads; our progress bar goes to stderr."""
+    tfds.disable_progress_bar()
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _shown(names: Sequence[str], most: int = 20) -> str:
+    more = f'; and {len(names) - most:,} more' if len(names) > most else ''
+    return '; '.join(names[:most]) + more

@@ -1,0 +1,60 @@
+"""CUB-200-2011: photographs of 200 kinds of birds; the first 100 train, the last 100 test."""
+
+import math
+from pathlib import Path
+
+from sreml_jax.data.sources import archives, download, layout
+from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.runtime.errors import UserError
+
+LISTS = ('images.txt', 'CUB_200_2011/images.txt', 'CUB_200_2011/CUB_200_2011/images.txt')
+ADVICE = (
+    'put CUB_200_2011.tgz from https://www.vision.caltech.edu/datasets/cub_200_2011/ there, '
+    'or let --config.download=True fetch it.'
+)
+TRAIN_CLASSES = 100
+
+
+class Cub(RetrievalBuilder):
+    """See `find_examples`; `config.download` fetches what is not there."""
+
+    def find_examples(self, source: Path) -> dict[str, list[Example]]:
+        if self.options.download and layout.find(source, LISTS) is None:
+            download.fetch('cub', source)
+        return find_examples(source)
+
+
+def find_examples(source: Path) -> dict[str, list[Example]]:
+    """Lists the images of both splits.
+
+    Args:
+      source: the folder with `CUB_200_2011/`, its archive, or its contents.
+
+    Returns:
+      {'train': classes 1-100, 'test': classes 101-200}, in the order of images.txt.
+
+    Raises:
+      UserError: a list is missing, damaged or of another copy.
+    """
+    if layout.find(source, LISTS) is None:
+        archives.unpack(source, ['CUB_200_2011'])
+    lists = layout.require(source, LISTS, ADVICE)
+    root = lists.parent
+    names = dict(layout.read_table(lists, (int, str)))
+    file = layout.require(root, ['image_class_labels.txt'], ADVICE)
+    labels = dict(layout.read_table(file, (int, int)))
+    file = layout.require(root, ['bounding_boxes.txt'], ADVICE)
+    boxes = {image: box for image, *box in layout.read_table(file, (int, float, float, float, float))}
+    if not names.keys() == labels.keys() == boxes.keys():
+        raise UserError(
+            f'images.txt, image_class_labels.txt and bounding_boxes.txt in {root} do not list the same '
+            'images: put the three files of one copy there.'
+        )
+    splits: dict[str, list[Example]] = {'train': [], 'test': []}
+    for image, name in names.items():
+        left, top, width, height = boxes[image]
+        box = (math.floor(left), math.floor(top), math.ceil(left + width), math.ceil(top + height))
+        # The image's folder is its class's name, number and all: 001.Black_footed_Albatross.
+        example = Example(root / 'images' / name, name.split('/')[0], box)
+        splits['train' if labels[image] <= TRAIN_CLASSES else 'test'].append(example)
+    return splits

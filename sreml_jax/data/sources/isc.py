@@ -1,0 +1,57 @@
+"""In-shop Clothes Retrieval (DeepFashion): photographs of garments against a shop's gallery."""
+
+from pathlib import Path
+
+from sreml_jax.data.sources import archives, layout
+from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.runtime.errors import UserError
+
+LISTS = ('Eval/list_eval_partition.txt', 'list_eval_partition.txt')
+IMAGES = ('Img/img', 'img')
+SPLITS = ('train', 'query', 'gallery')
+ADVICE = (
+    'fetch by hand and put there Eval/list_eval_partition.txt and Img/img.zip (or Img/img/); '
+    'https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html says where to get them.'
+)
+
+
+class Isc(RetrievalBuilder):
+    """See `find_examples`."""
+
+    def find_examples(self, source: Path) -> dict[str, list[Example]]:
+        return find_examples(source)
+
+
+def find_examples(source: Path) -> dict[str, list[Example]]:
+    """Lists the images of the three splits, labeled by item id.
+
+    Args:
+      source: the folder with `Eval/` and `Img/`, or with the list beside `img/` or `img.zip`.
+
+    Returns:
+      {'train': ..., 'query': ..., 'gallery': ...}, in the list's order.
+
+    Raises:
+      UserError: the list or the images' folder is missing, or the list is damaged.
+    """
+    partition = layout.require(source, LISTS, ADVICE)
+    if layout.find(source, IMAGES) is None:
+        for folder in (source / 'Img', source):
+            archives.unpack(folder, ['img'])
+    root = layout.require(source, IMAGES, ADVICE).parent
+    announced = layout.read_lines(partition)[:1]
+    rows = layout.read_table(partition, (str, str, str), header=2)
+    if announced != [str(len(rows))]:
+        raise UserError(
+            f'{partition} has {len(rows)} images where its first line says {"".join(announced)!r}: '
+            'put a good copy of it there.'
+        )
+    splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    for path, item, split in rows:
+        if split not in splits:
+            raise UserError(
+                f'{partition} has a split {split!r} where {", ".join(SPLITS)} belong: put the list of the '
+                'In-shop benchmark there, not that of another part of DeepFashion.'
+            )
+        splits[split].append(Example(root / path, item))
+    return splits

@@ -1,0 +1,160 @@
+"""What an evaluation tells: the Recall@K table in the seed's layout, and results.json."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sreml_jax.retrieval.members_curve import Point
+from sreml_jax.retrieval.pca import Reduced
+from sreml_jax.retrieval.protocol import Protocol
+from sreml_jax.retrieval.recall import NO_MATCH, recall_at
+from sreml_jax.runtime import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Recall of one embedding on one dataset.
+
+    Attributes:
+      dataset: its name.
+      crop: 'uncropped' or 'cropped'.
+      embedding: what made the embedding, as the column's head: as of `Run.name`, or 'raw pixels'.
+      protocol: 'self-retrieval': each image queries all the others; or 'query/gallery': two splits.
+      queries, gallery: their images.
+      classes: of the queries.
+      unmatched: queries without a correct match in the gallery; each is a miss.
+      recall: K -> fraction of the queries, 0..1.
+      notes: what must be said of this copy of the data.
+    """
+
+    dataset: str
+    crop: str
+    embedding: str
+    protocol: str
+    queries: int
+    gallery: int
+    classes: int
+    unmatched: int
+    recall: dict[int, float]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        ranks: np.ndarray,
+        ks: Iterable[int],
+        protocol: Protocol,
+        *,
+        dataset: str,
+        crop: str,
+        embedding: str,
+        notes: Iterable[str] = (),
+    ) -> 'Result':
+        """Sums up the ranks, int [queries], that `recall.ranks` returned."""
+        return cls(
+            dataset=dataset,
+            crop=crop,
+            embedding=embedding,
+            protocol=protocol.name,
+            queries=len(protocol.query_labels),
+            gallery=len(protocol.gallery_labels),
+            classes=len(np.unique(protocol.query_labels)),
+            unmatched=int((ranks == NO_MATCH).sum()),
+            recall=recall_at(ranks, ks),
+            notes=tuple(notes),
+        )
+
+    @property
+    def heading(self) -> tuple[str, ...]:
+        """Lines that say what was measured."""
+        if self.protocol == 'self-retrieval':
+            images = f'each of {self.queries:,} images against the {self.gallery - 1:,} others'
+        else:
+            images = f'{self.queries:,} queries against a gallery of {self.gallery:,} images'
+        lines = [f'{self.dataset}, {self.crop}, {self.protocol}: {images}; {self.classes:,} classes']
+        if self.unmatched:
+            lines.append(f'queries without a match, counted as misses: {self.unmatched:,}')
+        return (*lines, *(f'note: {note}' for note in self.notes))
+
+
+def recall_table(*results: Result) -> str:
+    """Returns the Recall@K table: a column a result, a row a K, under what each dataset is.
+
+    The layout is the seed's: rows R@1, R@2, ..., percentages with two decimals.
+    """
+    heads = [[r.dataset + (' (Crop)' if r.crop == 'cropped' else ''), r.embedding] for r in results]
+    rows = [('Dataset', *(h[0] for h in heads)), ('Backbone', *(h[1] for h in heads))]
+    for k in dict.fromkeys(k for r in results for k in r.recall):
+        cells = (f'{100 * r.recall[k]:.2f}%' if k in r.recall else '/' for r in results)
+        rows.append((f'R@{k}', *cells))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        '  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    lines.insert(2, '-' * len(lines[0]))
+    headings = dict.fromkeys(line for r in results for line in r.heading)
+    return '\n'.join([*headings, '', *lines])
+
+
+def members_table(curve: Sequence[Point]) -> str:
+    """Returns the table of Recall@1 by the number of members, and by how much it rises."""
+    lines = ['', 'Members  Recall@1  Deviation  Random subsets']
+    for point in curve:
+        deviation = f'{100 * point.deviation:.2f}' if point.subsets > 1 else '/'
+        lines.append(f'{point.members:7}  {100 * point.mean:7.2f}%  {deviation:>9}  {point.subsets:14}')
+    rise = 100 * (curve[-1].mean - curve[0].mean)
+    return '\n'.join([*lines, f'from 1 member to {curve[-1].members}: {rise:+.2f} points', ''])
+
+
+def dimensions_table(reduced: Sequence[Reduced]) -> str:
+    """Returns the table of Recall@1 by dimensions and storage, so that a user can choose."""
+    lines = ['', 'Dimensions  Stored as  Bytes an image  Recall@1']
+    for row in reduced:
+        recall = f'{100 * row.recall:.2f}%'
+        lines.append(f'{row.dimensions:10,}  {row.storage:>9}  {row.image_bytes:14,}  {recall:>8}')
+    return '\n'.join([*lines, 'fewer dimensions: --config.embedding_dim=N; fewer bytes: --storage', ''])
+
+
+def write_results(path: Path, result: Result, **more: object) -> None:
+    """Writes results.json: the recalls as fractions by K, the protocol and its counts.
+
+    What only the file that is there says (as --mode=eval told it) stays, unless the two contradict each
+    other: then that file is of another checkpoint or protocol.
+
+    Args:
+      path: of the file; whoever reads it meanwhile finds the old one or the new one, whole.
+      result: the model's.
+      **more: further entries that JSON can hold: the step, the members, the raw pixels' recall, ...
+
+    Raises:
+      RunError: the file cannot be written, as on a full disk; the old one stays.
+    """
+    entries = dataclasses.asdict(result) | more
+    recall = {str(k): v for k, v in entries.pop('recall').items()}
+    written = json.loads(json.dumps({'recall': recall, **entries}))  # as it will be read
+    written |= _further(path, written)
+    with files.atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(written, indent=2) + '\n')
+
+
+def _further(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the file at `path` says beyond `entries`; {} where both say something and differ."""
+    try:
+        old = json.loads(path.read_text())
+        both = old.keys() & entries.keys()
+    except (OSError, ValueError, AttributeError):  # not there, or nothing that this program has written
+        return {}
+
+    def alike(one: Any, other: Any) -> bool:
+        if isinstance(one, dict) and isinstance(other, dict):
+            return all(one[k] == other[k] for k in one.keys() & other.keys())
+        return one == other
+
+    if not all(alike(old[name], entries[name]) for name in both):
+        return {}
+    return {name: value for name, value in old.items() if name not in both}

@@ -1,0 +1,141 @@
+"""How a convolution with one kernel per member is run on this device.
+
+Plain vmap over members gives XLA's grouped convolution, which is many times slower than the members' own
+convolutions. `conv` stands in for `lax.conv_general_dilated` in a module that is vmapped over members, and
+has its own rule for the member axis: the algorithms are in `algorithms`, the choice of 'auto' in `choice`.
+`trunk_conv` runs the trunk's convolutions, of one kernel, in the same algorithms.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from sreml_jax.model.conv import choice
+from sreml_jax.model.conv.algorithms import ALGORITHMS, Algorithm, Geometry, is_shared, plain
+from sreml_jax.runtime.xla import keep
+
+CHOICES = ('auto', *ALGORITHMS)
+
+
+def conv(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    *,
+    algorithm: str = 'auto',
+) -> jax.Array:
+    """Computes a convolution that vmap over members runs in the given algorithm.
+
+    Differentiable in reverse mode under `jax.vmap` with mapped kernels, the images mapped or shared.
+
+    Args:
+      lhs: images [batch, height, width, channels].
+      rhs: kernel [kh, kw, channels / groups, features], of the same dtype.
+      window_strides: of height and width.
+      padding: explicit, ((low, high), (low, high)).
+      lhs_dilation: none, or ones.
+      rhs_dilation: none, or ones.
+      dimension_numbers: ignored; NHWC, HWIO.
+      feature_group_count: groups.
+      precision: of the products, as in `jax.lax`.
+      algorithm: one of `CHOICES`.
+
+    Returns:
+      [batch, height', width', features].
+
+    Raises:
+      ValueError: the algorithm is unknown, or the convolution has dilation or a named padding.
+    """
+    del dimension_numbers
+    if algorithm not in CHOICES:
+        raise ValueError(f'member_conv is {algorithm!r}; it must be one of {", ".join(CHOICES)}')
+    geometry = _geometry(window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
+    return _with_member_rule(geometry, algorithm)(*_agree(lhs, rhs))
+
+
+def trunk_conv(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """Computes a convolution outside vmap as 'auto' runs that of one member; see `conv`."""
+    del dimension_numbers
+    geometry = _geometry(window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
+    x, w = _agree(lhs, rhs)
+    return convolve_members(x[None], w[None], geometry, 'auto')[0]
+
+
+def _geometry(strides, padding, lhs_dilation, rhs_dilation, groups, precision) -> Geometry:
+    if isinstance(padding, str) or {*(lhs_dilation or ()), *(rhs_dilation or ())} - {1}:
+        raise ValueError('a member convolution has explicit padding and no dilation')
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    return Geometry(tuple(strides), pads, groups, precision)
+
+
+def _agree(*operands: jax.Array) -> list[jax.Array]:
+    """Makes operands vary over each other's mesh axes under shard_map.
+
+    The transpose of this sums the trunk's gradient over 'member' and the kernel's over 'data'.
+    """
+    varying = [jax.typeof(o).mat.varying for o in operands]
+    missing = [tuple(sorted(frozenset.union(*varying) - v)) for v in varying]
+    return [lax.pcast(o, m, to='varying') for o, m in zip(operands, missing, strict=True)]
+
+
+@functools.cache
+def _with_member_rule(geometry: Geometry, algorithm: str):
+    one = custom_vmap(lambda x, w: plain(x, w, geometry))
+
+    @one.def_vmap
+    def rule(axis_size, in_batched, x, w):
+        del axis_size
+        if in_batched[1]:
+            return convolve_members(x, w, geometry, algorithm), True
+        return jax.vmap(lambda x: plain(x, w, geometry))(x), True
+
+    return one
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve_members(x: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str) -> jax.Array:
+    """The convolutions of all members at once, see `algorithms` for the operands."""
+    return _algorithm('forward', x, w, geometry, algorithm).forward(x, w, geometry)
+
+
+def _members_forward(x, w, geometry, algorithm):
+    return convolve_members(x, w, geometry, algorithm), (x, w)
+
+
+def _members_backward(geometry, algorithm, operands, dy):
+    x, w = operands
+    dy = keep(dy)
+    dx = _algorithm('input_gradient', x, w, geometry, algorithm).input_gradient(dy, w, x, geometry)
+    dw = _algorithm('kernel_gradient', x, w, geometry, algorithm).kernel_gradient(x, dy, w, geometry)
+    return dx, dw
+
+
+convolve_members.defvjp(_members_forward, _members_backward)
+
+
+def _algorithm(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str) -> Algorithm:
+    if algorithm == 'auto':
+        size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
+        kind = len(w), size, w.shape[1:3], geometry.groups, is_shared(x)
+        algorithm = choice.choose(jax.default_backend(), product, *kind)
+    return ALGORITHMS[algorithm]

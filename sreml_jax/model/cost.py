@@ -1,0 +1,125 @@
+"""What an ensemble costs, counted without running it: its layers, arithmetic and activations."""
+
+import itertools
+import math
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sreml_jax.model.conv import choice, winograd
+from sreml_jax.model.conv.channel_blocks import ChannelBlocks
+from sreml_jax.model.ensemble import Ensemble
+
+_BLOCK_INPUT_READERS = 'conv1', 'downsample_conv'  # what reads the block's own input
+
+
+class Layer(NamedTuple):
+    """A convolution or a classifier; shapes are those of one member and one image.
+
+    Attributes:
+      path: names of the modules that it is in, and its own: ('members', 'layer2', '0', 'conv1').
+      inputs: shape of what it reads, [height, width, channels] or [channels].
+      outputs: shape of what it makes, likewise.
+      kernel: shape of its kernel.
+      stride: of height and width; 1 for a classifier.
+      groups: of channels.
+      copies: how many members have one like it; 1 in the trunk.
+      shared: all members read the same images, the trunk's output.
+    """
+
+    path: tuple[str, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: int
+    groups: int
+    copies: int
+    shared: bool
+
+
+def layers(model: Ensemble, image_size: int) -> list[Layer]:
+    """Returns all layers with a kernel, in the order in which images pass them."""
+    found = []
+
+    def record(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == '__call__' and isinstance(module, nn.Conv | nn.Dense):
+            inputs, outputs = args[0].shape[1:], out.shape[1:]
+            kernel: tuple[int, ...] = (inputs[-1], outputs[-1])
+            stride = groups = 1
+            if isinstance(module, nn.Conv):
+                stride, groups = cast(int, module.strides), module.feature_group_count
+                kernel = *cast(tuple[int, int], module.kernel_size), inputs[-1] // groups, outputs[-1]
+            shared = module.path[:3] == ('members', 'layer2', '0') and module.name in _BLOCK_INPUT_READERS
+            copies = model.members if module.path[0] == 'members' else 1  # vmap shows one
+            found.append(Layer(module.path, inputs, outputs, kernel, stride, groups, copies, shared))
+        return out
+
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    with nn.intercept_methods(record):
+        jax.eval_shape(model.clone(conv='grouped', remat=False).init, jax.random.key(0), images)
+    return found
+
+
+def forward_flops(model: Ensemble, image_size: int) -> int:
+    """Counts the floating-point operations of one image's forward pass, in convolutions and classifiers.
+
+    A multiplication and an addition are two. The backward pass takes twice as many.
+    """
+    return sum(
+        2 * layer.copies * math.prod(layer.outputs[:-1]) * math.prod(layer.kernel)
+        for layer in layers(model, image_size)
+    )
+
+
+def kept_bytes(model: Ensemble, image_size: int, batch: int) -> dict[str, int]:
+    """Returns bytes by kind, of one batch and all members, at the backward pass's greatest moment.
+
+    The input and the output of every convolution are kept, and on a CPU the tiles and kernels of Winograd's
+    products: XLA computes them once for both passes. With `model.remat` a block keeps its input alone, until
+    its turn comes. Checked against XLA's CPU compiler alone (`tests/test_describe.py`).
+    """
+    kept, most = np.zeros(2, int), np.zeros(2, int)  # numbers: activations, and those of Winograd
+    for block, of_block in itertools.groupby(layers(model, image_size), lambda layer: layer.path[:-1]):
+        convolutions = [layer for layer in of_block if len(layer.inputs) == 3]
+        own = np.zeros(2, int)
+        for layer in convolutions:
+            own += _inputs(layer, batch) + _outputs(layer, batch), _winograd(layer, batch, model.conv)
+        most = max(most, kept + own, key=sum)
+        remat = model.remat and len(block) > 1
+        kept += (_inputs(convolutions[0], batch), 0) if remat else own
+    activations, tiles = most.tolist()
+    # XLA's CPU compiler keeps what it converts bfloat16 to.
+    size = max(4, model.dtype.itemsize) if jax.default_backend() == 'cpu' else model.dtype.itemsize
+    kinds = {'activations': activations * size, "Winograd's tiles and kernels": tiles * max(4, size)}
+    return {kind: n for kind, n in kinds.items() if n}
+
+
+def _inputs(layer: Layer, batch: int) -> int:
+    if layer.path[-1] == 'downsample_conv':  # it reads what the block's conv1 reads
+        return 0
+    return math.prod(layer.inputs) * batch * (1 if layer.shared else layer.copies)
+
+
+def _outputs(layer: Layer, batch: int) -> int:
+    return math.prod(layer.outputs) * batch * layer.copies
+
+
+def _winograd(layer: Layer, batch: int, algorithm: str) -> int:
+    kernel, size = layer.kernel[:2], layer.outputs[:2]
+    if algorithm != 'auto' and layer.path[0] == 'trunk':  # XLA's own convolution then, see `Ensemble`
+        return 0
+    if algorithm == 'auto':
+        kind = layer.copies, size, kernel, layer.groups, layer.shared
+        algorithm = choice.choose(jax.default_backend(), 'kernel_gradient', *kind)
+    if algorithm != 'winograd' or kernel != (3, 3):
+        return 0
+    blocks = ChannelBlocks.of((layer.copies, *layer.kernel), layer.groups)
+    filled = math.prod(layer.kernel[2:]) * layer.copies * blocks.groups  # a block's kernel has zeros too
+    products = len(winograd.TRANSFORMS[layer.stride].kernel) ** 2
+    tiles = math.prod(-(-n // 2) for n in size) * batch * layer.inputs[-1]
+    return products * (tiles * (1 if layer.shared else layer.copies) + filled)

@@ -1,0 +1,111 @@
+"""PCA and whitening of embeddings, fitted on training images: fewer dimensions."""
+
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import linalg
+
+from sreml_jax.runtime import files
+from sreml_jax.runtime.errors import UserError
+
+FILES = {'logits': 'shrinking.npz', 'pooled': 'shrinking_pooled.npz'}  # by config.embedding
+DIMENSIONS = (512, 128, 64)  # reported by an evaluation
+IMAGES = 10_000  # to fit on, at most
+
+
+class PCA(NamedTuple):
+    """A projection that reduces the embeddings of one checkpoint to fewer dimensions.
+
+    Attributes:
+      mean: float32 [d], of the training embeddings.
+      axes: float32 [n, d]; their principal axes, the greatest variance first, each divided by its standard
+        deviation. An axis along which they do not vary is 0.
+      bounds: float32 [n]; the greatest absolute value in a training embedding reduced to 1, 2, ... n
+        dimensions.
+    """
+
+    mean: np.ndarray
+    axes: np.ndarray
+    bounds: np.ndarray
+
+    def __call__(self, embeddings: jax.typing.ArrayLike, dimensions: int) -> jax.Array:
+        """Reduces float32 [images, d] to [images, dimensions], rows of unit length."""
+        return _unit(_whitened(embeddings, self.mean, self.axes[:dimensions]))
+
+
+class Reduced(NamedTuple):
+    """Recall@1, 0..1, of embeddings of some dimensions, stored in some bytes an image."""
+
+    dimensions: int
+    storage: str
+    image_bytes: int
+    recall: float
+
+
+def fit(embeddings: np.ndarray, dimensions: int) -> PCA:
+    """Fits the axes on training embeddings (Jegou and Chum 2012: whitening removes what members share).
+
+    Args:
+      embeddings: float32 [images, d].
+      dimensions: the most that are wanted; less than images, at most d.
+    """
+    mean = embeddings.mean(0, dtype=np.float64).astype(np.float32)
+    centered = embeddings - mean
+    images, d = centered.shape
+    # Both products have the same non-zero eigenvalues: the smaller one is cheaper.
+    wide = images < d
+    product = (centered @ centered.T if wide else centered.T @ centered).astype(np.float64)
+    greatest = len(product) - dimensions, len(product) - 1
+    squares, vectors = (x[..., ::-1] for x in linalg.eigh(product, subset_by_index=greatest))
+    varies = squares > 1e-6 * squares[0]
+    length = np.sqrt(np.where(varies, squares, 1))
+    axes = vectors.T.astype(np.float32)
+    if wide:
+        axes = axes @ centered / length[:, None]
+    axes = axes * (varies * np.sqrt(images - 1) / length)[:, None]
+    axes = axes.astype(np.float32)
+    numbers = np.asarray(_whitened(embeddings, mean, axes))
+    greatest_so_far = np.maximum.accumulate(np.abs(numbers), 1)
+    lengths = np.sqrt(np.cumsum(numbers**2, 1))
+    bounds = (greatest_so_far / np.maximum(lengths, 1e-12)).max(0)
+    return PCA(mean, axes, bounds)
+
+
+def save(folder: Path, embedding: str, pca: PCA, fingerprint: str) -> None:
+    """Writes <folder>/<file of config.embedding> atomically; `fingerprint` is the checkpoint's."""
+    with files.atomic_write(folder / FILES[embedding]) as temporary, temporary.open('wb') as file:
+        np.savez(file, fingerprint=fingerprint, **pca._asdict())
+
+
+def load(folder: Path, embedding: str, dimensions: int, fingerprint: str) -> PCA:
+    """Reads what `save` wrote; raises UserError if it is missing, damaged, too short or another's."""
+    path = folder / FILES[embedding]
+    advice = f'make it by --mode=eval --config.embedding={embedding} --config.embedding_dim={dimensions}'
+    try:
+        with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+            saved = dict(arrays)
+        made_of, pca = saved.pop('fingerprint'), PCA(**saved)
+    except FileNotFoundError:
+        raise UserError(
+            f'config.embedding_dim={dimensions} needs {path}, which is not there; {advice}'
+        ) from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f'{path} cannot be read ({error}); {advice}') from error
+    if made_of != fingerprint:
+        raise UserError(f'{path} belongs to another checkpoint; {advice}')
+    if len(pca.axes) < dimensions:
+        raise UserError(f'{path} gives at most {len(pca.axes)} dimensions; {advice}')
+    return pca
+
+
+@jax.jit
+def _whitened(embeddings, mean, axes):
+    return jnp.matmul(embeddings - mean, axes.T, precision='highest')
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)

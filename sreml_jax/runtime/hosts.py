@@ -1,0 +1,95 @@
+"""Several hosts as one run: how they find each other, and what they must decide alike.
+
+JAX's own runtime connects them. Every process runs the same program on the same workdir, which must lie on a
+file system that all of them see; the first one alone writes logs, tables and pictures.
+"""
+
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from sreml_jax.runtime.errors import UserError
+
+T = TypeVar('T')
+
+# How srun and Open MPI's mpirun tell a process that it is one of several.
+_COUNTS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
+# After so long without a sign of life JAX ends the other processes too, with a message of its own.
+DEAD_SECONDS = 60
+AGREE_STEPS = 10  # several hosts ask each other this often, in steps, whether to save or stop
+
+
+def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Joins the other processes of the run, if there are any. Must come before JAX is first used.
+
+    Args:
+      coordinator: 'host:port' of process 0, or None: SLURM or Open MPI say it, if one of them started us.
+      processes: how many there are.
+      process: number of this one, from 0.
+
+    Raises:
+      UserError: one of the three is missing, or the others can't be reached.
+    """
+    given = (coordinator, processes, process)
+    if given == (None, None, None):
+        if not any(int(os.environ.get(name, 1)) > 1 for name in _COUNTS):
+            return
+    elif None in given:
+        raise UserError('--coordinator, --processes and --process go together: give all three, or none')
+    try:
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=DEAD_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f'the {processes or "other"} processes of this run did not find each other '
+            f'({str(error).splitlines()[0]}); start all of them, with one --coordinator'
+        ) from error
+    faulthandler.disable()  # absl's: it would bury JAX's message that a process died under its stacks
+    if not is_first():
+        logging.getLogger('sreml_jax').setLevel(logging.ERROR)  # the first one tells the rest for all
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def agree(number: int, now: bool, stop: int, due: bool) -> tuple[int, bool]:
+    """Returns (stop, due) after step `number` for all processes alike.
+
+    Several hosts ask each other every `AGREE_STEPS` steps, and `now`, and hold still in between: `stop` is
+    the greatest of any of them, `due` that of the first.
+    """
+    if jax.process_count() == 1:
+        return stop, due
+    if number % AGREE_STEPS and not now:
+        return 0, False
+    said = multihost_utils.process_allgather(np.array([stop, due], np.int32))
+    return int(said[:, 0].max()), bool(said[0, 1])
+
+
+def share(jobs: Sequence[T]) -> Sequence[T]:
+    """Returns those of the jobs that fall to this process: every n-th where there are n processes."""
+    return jobs[jax.process_index() :: jax.process_count()]
+
+
+def combine(x: np.ndarray, reduce: Callable[..., np.ndarray]) -> np.ndarray:
+    """Returns `reduce` (np.sum, np.max, np.min) of the x of all processes, elementwise, to each of them."""
+    if jax.process_count() == 1:
+        return x
+    return reduce(multihost_utils.process_allgather(x), axis=0)
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process; where it is one of several, at once: JAX's farewell would wait for the others."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

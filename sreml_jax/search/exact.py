@@ -1,0 +1,78 @@
+"""The images of an index that are most similar to a query."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from sreml_jax.retrieval.nearest import nearest
+from sreml_jax.runtime.errors import UserError
+from sreml_jax.search.index import Index, Item
+
+# (query [queries, d], index, k) -> row numbers int32 and similarities float32, both [queries, <= k].
+Find = Callable[[np.ndarray, Index, int], tuple[np.ndarray, np.ndarray]]
+
+
+class Match(NamedTuple):
+    """One image that a search has found.
+
+    Attributes:
+      rank: from 1.
+      similarity: cosine of the angle between the two embeddings.
+      row: number of the image in the index.
+      item: what the index knows of the image.
+    """
+
+    rank: int
+    similarity: float
+    row: int
+    item: Item
+
+
+def exact(
+    query: np.ndarray, index: Index, k: int, devices: Sequence[jax.Device] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the k nearest images of an index by comparing the query with all of them.
+
+    Args:
+      query: float32 [queries, d], rows of unit length.
+      index: on disk; read in blocks, so that memory does not depend on its size.
+      k: images a query.
+      devices: share the blocks; default: all local ones.
+
+    Returns:
+      Row numbers and similarities, as `nearest` returns them.
+    """
+    # Scaling the query once replaces scaling every stored row.
+    scaled = query * np.float32(index.scale)
+    return nearest(scaled, index.embeddings, k, same=False, devices=devices)
+
+
+def search(query: np.ndarray, index: Index, top: int = 10, find: Find = exact) -> list[list[Match]]:
+    """Finds the images of an index that are most similar to each query.
+
+    Args:
+      query: float32 [queries, d], rows of unit length, of the checkpoint that made the index.
+      index: to search.
+      top: images a query.
+      find: the search itself: `exact`, or an approximate one.
+
+    Raises:
+      UserError: query and index have embeddings of different lengths.
+    """
+    width, dimensions = query.shape[1], index.about['dimensions']
+    if width != dimensions:
+        raise UserError(
+            f'the query has {width:,} dimensions and the embeddings in {index.folder} have {dimensions:,}; '
+            'make the Embedder with the config.embedding and config.embedding_dim of the index'
+        )
+    rows, similarities = find(query, index, top)
+    items = iter(index.items(rows.reshape(-1)))
+    return [
+        [
+            Match(rank, float(similarity), int(row), next(items))
+            for rank, (row, similarity) in enumerate(zip(*found, strict=True), 1)
+        ]
+        for found in zip(rows, similarities, strict=True)
+    ]

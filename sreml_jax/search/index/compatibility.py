@@ -1,0 +1,79 @@
+"""What an index is made by, and whether more can be added to it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sreml_jax.retrieval import quantization
+from sreml_jax.runtime.errors import UserError
+
+_NAMES = {'logits': 'logits', 'pooled': 'pooled features'}  # of config.embedding
+FIELDS = ('checkpoint', 'preprocessing', 'dimensions', 'bound', 'storage', 'scale', 'vectors')
+
+
+def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns what makes the embeddings of an index from here on.
+
+    Args:
+      folder: of the index.
+      there: what it is made by; None where it is new.
+      wanted: as of `Unfinished`; None where nothing is embedded.
+
+    Raises:
+      UserError: the two do not suit each other.
+    """
+    if there and wanted:
+        refuse_other_checkpoint(folder, there, wanted)
+        if wanted['storage'] not in (None, there['storage']):
+            raise UserError(
+                f'{folder} is stored as {there["storage"]}, not as {wanted["storage"]}; '
+                'leave --storage out, or take another --out'
+            )
+        vectors = there['vectors'] if wanted['vectors'] is None else wanted['vectors']
+        return {**there, 'vectors': vectors}
+    if not wanted:
+        assert there, 'there is nothing to make an index of'
+        return there
+    stored = wanted['storage'] or quantization.CHOICES[0]
+    scale = quantization.scale_of(stored, wanted['bound'])
+    return {**wanted, 'storage': stored, 'scale': scale, 'vectors': bool(wanted['vectors'])}
+
+
+def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Raises UserError where two `about`s are not of one checkpoint and one preprocessing."""
+    was, now = there['checkpoint'], here['checkpoint']
+    refuse_other_embedding(folder, was['config'], now['config'])
+    if there['dimensions'] != here['dimensions']:
+        raise UserError(
+            f'{folder} holds embeddings of {there["dimensions"]:,} numbers and this run makes '
+            f'{here["dimensions"]:,}; {_advice("embedding_dim")}'
+        )
+    if was['fingerprint'] != now['fingerprint']:
+        raise UserError(
+            f'{folder} was made by another checkpoint: by step {was["step"]} of {was["workdir"]}, not by '
+            f'step {now["step"]} of {now["workdir"]}; name that --workdir, or embed into another folder'
+        )
+    if there['preprocessing'] != here['preprocessing']:
+        fields = ', '.join(
+            f'{field} is {value} there and {here["preprocessing"][field]} here'
+            for field, value in there['preprocessing'].items()
+            if here['preprocessing'][field] != value
+        )
+        raise UserError(f'{folder} was made of images prepared otherwise: {fields}; set config.* likewise')
+
+
+def refuse_other_embedding(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raises UserError where two configs do not make embeddings of the same outputs."""
+    made_of, makes = (_NAMES[config.get('embedding', 'logits')] for config in (there, here))
+    if made_of != makes:
+        raise UserError(
+            f'{folder} holds embeddings made of {made_of} and this run makes them of {makes}; '
+            f'{_advice("embedding")}'
+        )
+
+
+def _advice(field: str) -> str:
+    return (
+        f'set --config.{field} as when it was made (search and serve read it from the index if it is left '
+        'out), or take another folder'
+    )

@@ -1,0 +1,284 @@
+"""Checkpoints of a run, whole or set aside. The only file that touches orbax."""
+
+import contextlib
+import itertools
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers
+
+from sreml_jax.runtime import hosts, versions
+from sreml_jax.runtime.errors import RunError, UserError
+from sreml_jax.training import checkpoint_errors, saved_config
+from sreml_jax.training.step import TrainState
+
+log = logging.getLogger(__name__)
+T = TypeVar('T')
+
+STATE, META_CLASSES, CONFIG, VERSIONS = 'state', 'meta_classes', 'config', 'versions'
+PROGRESS = 'place'  # its name on disk since the first checkpoints
+LAST_TRIES = (0, 1, 2, 4, 8)  # seconds before each try to save the last state of a run
+# Not the disk's fault: no memory, or another process that died.
+_OTHER_FAULTS = (MemoryError, jax.errors.JaxRuntimeError)
+
+
+class _Damaged(Exception):
+    """An item of a checkpoint cannot be read, in this process or another."""
+
+
+class Checkpoints:
+    """The checkpoints under one workdir: state, meta-class table, config, progress, package versions.
+
+    They are moved into place when whole. Several hosts call every method alike, and decide alike.
+
+    Args:
+      workdir: of the run; checkpoints lie in its folder 'checkpoints'.
+      kept: the newest so many stay.
+      read_only: nothing is created, moved or cleaned up.
+    """
+
+    def __init__(self, workdir: Path, kept: int = 1, read_only: bool = False):
+        self.folder = workdir.resolve() / 'checkpoints'
+        self._kept, self._read_only = kept, read_only
+        self._pending: int | None = None  # the step whose save is under way
+        checkpoint_errors.hush()
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        if not self._read_only and hosts.is_first():
+            self._clean_up()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.LatestN(self._kept),
+            read_only=self._read_only,
+            create=not self._read_only,
+            lightweight_initialize=True,
+            single_host_load_and_broadcast=True,
+        )
+        return ocp.CheckpointManager(
+            self.folder, options=options, item_names=(STATE, META_CLASSES, CONFIG, PROGRESS, VERSIONS)
+        )
+
+    def _clean_up(self) -> None:
+        """Removes what saves that were killed or failed have left behind."""
+        for _ in range(20):  # of one that failed just now some files are still being written
+            leftovers = list(self.folder.glob('*' + ocp.utils.TMP_DIR_SUFFIX + '*'))
+            if not leftovers:
+                return
+            for leftover in leftovers:
+                shutil.rmtree(leftover, ignore_errors=True)
+            time.sleep(0.1)
+
+    def _reopen(self) -> None:
+        """Takes a new manager: after a failure the old one forgets checkpoints and repeats errors."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._manager = self._open()
+
+    def steps(self) -> list[int]:
+        """Returns the steps of the checkpoints, ascending."""
+        return sorted(map(int, self._manager.all_steps()))
+
+    def save(
+        self, state: TrainState, meta_table: np.ndarray, config: ConfigDict, progress: dict[str, Any]
+    ) -> None:
+        """Saves in the background; a step that is there already is not saved again.
+
+        Where that fails, as on a full disk, a warning says so, at the latest with the next save; the
+        checkpoints before it stay.
+
+        progress: JSON dict: steps_per_epoch, offset, skipped updates, training classes.
+        """
+        self.wait()
+        step = int(state.step)
+        if step in self.steps():
+            return
+        items = {
+            STATE: ocp.args.PyTreeSave(dict(vars(state))),
+            META_CLASSES: ocp.args.StandardSave({'table': meta_table}),
+            CONFIG: ocp.args.JsonSave(config.to_dict()),
+            PROGRESS: ocp.args.JsonSave(progress),
+            VERSIONS: ocp.args.JsonSave(versions.installed()),
+        }
+        self._pending = step
+        with self._failing():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def wait(self) -> None:
+        """Returns when what was saved lies on the disk; warns if it could not be written."""
+        if self._pending is not None:
+            with self._failing():
+                self._manager.wait_until_finished()
+            self._pending = None
+
+    @contextlib.contextmanager
+    def _failing(self):
+        """Turns an error of the save under way, in whatever process, into a warning."""
+        error = None
+        try:
+            yield
+        except _OTHER_FAULTS:
+            raise
+        except Exception as caught:  # orbax and tensorstore raise many kinds
+            error = caught
+        if _in_any_process(error is not None):
+            free = shutil.disk_usage(self.folder).free / 1e9
+            _warn(
+                'the checkpoint of step %d could not be saved (%s; %.1f GB are free in %s); those before it '
+                'are whole, and the next is tried when it is due',
+                *(self._pending, checkpoint_errors.reason(error), free, self.folder),
+            )
+            self._pending = None
+            self._reopen()
+
+    def save_last(
+        self, state: TrainState, meta_table: np.ndarray, config: ConfigDict, progress: dict[str, Any]
+    ) -> None:
+        """Returns when `state` lies on the disk, after some tries if need be; arguments as of `save`.
+
+        Raises:
+          RunError: it could not be saved.
+        """
+        for seconds in LAST_TRIES:
+            time.sleep(seconds)
+            self.save(state, meta_table, config, progress)
+            self.wait()
+            if int(state.step) in self.steps():
+                return
+        before = f'step {self.steps()[-1]}' if self.steps() else 'the start'
+        raise RunError(
+            f'the last checkpoint, of step {int(state.step)}, could not be saved in {self.folder}; make room '
+            f'there, and the same command goes on from {before}'
+        )
+
+    def close(self) -> None:
+        """Waits, and gives up the manager's threads."""
+        self.wait()
+        self._manager.close()
+
+    def newest_whole(self, read: Callable[[int], T]) -> tuple[int, T]:
+        """Returns the step of the newest whole checkpoint, and what `read(step)` returns of it.
+
+        `read` calls the methods below, `config` first, and may refuse what it finds by a UserError: a
+        checkpoint of another model is not a damaged one. Damaged ones are moved to
+        <workdir>/checkpoints_damaged, unless all are or this is read only.
+
+        Raises:
+          UserError: no checkpoint can be read.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                found = read(step)
+            except _Damaged as error:
+                damaged[step] = str(error)
+                continue
+            self._set_aside(damaged, step)
+            return step, found
+        reasons = ', '.join(f'step {step}: {reason}' for step, reason in damaged.items())
+        raise UserError(
+            f'no checkpoint in {self.folder} can be read ({reasons}); put a whole copy there, or take '
+            'another --workdir'
+        )
+
+    def config(self, step: int) -> ConfigDict:
+        """Returns the config that the checkpoint was saved with."""
+        return saved_config.restore(
+            self._item(step, CONFIG, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+        )
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """Returns the progress that the checkpoint was saved with; {} if it has none."""
+        return self._later_item(step, PROGRESS)
+
+    def versions(self, step: int) -> dict[str, str]:
+        """Returns the versions of the packages that saved the checkpoint; {} where it does not say."""
+        return self._later_item(step, VERSIONS)
+
+    def meta_table(self, step: int) -> np.ndarray:
+        """Returns the meta-class table, int32 [members, classes]."""
+        args = ocp.args.StandardRestore()
+        return np.asarray(self._item(step, META_CLASSES, ocp.StandardCheckpointHandler(), args)['table'])
+
+    def state(self, step: int, abstract: TrainState) -> TrainState:
+        """Returns the state, laid out as the shardings of `abstract` say, whatever mesh saved it."""
+        return TrainState(**self._part(step, dict(vars(abstract))))
+
+    def variables(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        """Returns parameters and statistics, without Adam's moments, laid out as `abstract` says."""
+        return self._part(step, abstract)
+
+    def _part(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
+        return self._item(step, STATE, ocp.PyTreeCheckpointHandler(), args)
+
+    def _later_item(self, step: int, name: str) -> dict[str, Any]:
+        # The first checkpoints did not have it.
+        if _in_any_process(not (self.folder / str(step) / name).exists()):
+            return {}
+        return self._item(step, name, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+
+    def _item(self, step: int, name: str, handler: ocp.CheckpointHandler, args: Any) -> Any:
+        # The handler, not the manager: that one makes processes wait for one whose read has failed.
+        item, error = None, None
+        try:
+            item = handler.restore(self.folder / str(step) / name, args=args)
+        except _OTHER_FAULTS:
+            raise
+        except Exception as caught:  # as many kinds as there are ways to be damaged
+            error = caught
+        if _in_any_process(error is not None):
+            raise _Damaged(f'{name}: {checkpoint_errors.reason(error)}') from error
+        return item
+
+    def _set_aside(self, damaged: dict[int, str], used: int) -> None:
+        for step, reason in damaged.items():
+            moved = ''
+            if not self._read_only:
+                aside = self.folder.with_name('checkpoints_damaged')
+                if hosts.is_first():
+                    aside.mkdir(exist_ok=True)
+                    names = itertools.chain([str(step)], (f'{step}-{i}' for i in itertools.count(2)))
+                    free = next(aside / name for name in names if not (aside / name).exists())
+                    (self.folder / str(step)).rename(free)
+                moved = f' and is moved to {aside}'
+            _warn(
+                'the checkpoint of step %d cannot be read (%s)%s; that of step %d is used instead',
+                *(step, reason, moved, used),
+            )
+        if damaged and not self._read_only:
+            multihost_utils.sync_global_devices('damaged checkpoints are set aside')
+            self._reopen()
+
+
+def newest(workdir: Path) -> tuple[Checkpoints, int]:
+    """Returns the checkpoints of `workdir`, to read only, and the newest one's step."""
+    if (workdir / 'checkpoints').is_dir():
+        checkpoints = Checkpoints(workdir, read_only=True)
+        if steps := checkpoints.steps():
+            return checkpoints, steps[-1]
+    raise UserError(f'{workdir} holds no checkpoint; train first, or name the --workdir of a run')
+
+
+def newest_config(workdir: Path) -> ConfigDict:
+    """Returns the config that the newest whole checkpoint of `workdir` was saved with."""
+    checkpoints, _ = newest(workdir)
+    return checkpoints.newest_whole(checkpoints.config)[1]
+
+
+def _in_any_process(failed: bool) -> bool:
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(failed))))
+
+
+def _warn(message: str, *args: Any) -> None:
+    if hosts.is_first():
+        log.warning(message, *args)

@@ -1,0 +1,35 @@
+"""What goes wrong while a checkpoint is written or read, in few words, and without orbax's own noise."""
+
+import logging
+import sys
+import textwrap
+import warnings
+
+
+def reason(error: BaseException | None) -> str:
+    """Returns what went wrong in a few words: the first cause of the error, which tensorstore puts last."""
+    if error is None:
+        return 'in another process'
+    while error.__cause__:
+        error = error.__cause__
+    text = (isinstance(error, OSError) and error.strerror) or str(error).partition(' [')[0]
+    if len(text) > 120:
+        text = text.rpartition(': ')[2]
+    return textwrap.shorten(text, 120) or type(error).__name__
+
+
+def hush() -> None:
+    """Silences the reads and writes that orbax leaves pending when one file fails: their loop is gone."""
+    warnings.filterwarnings('ignore', "coroutine '.*' was never awaited")
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+    if getattr(before, '__name__', '') == 'without_orphans':
+        return
+
+    def without_orphans(unraisable):
+        error = unraisable.exc_value
+        cause = getattr(error, '__cause__', None)
+        if str(error) != 'Event loop is closed' and not isinstance(cause, GeneratorExit):
+            before(unraisable)
+
+    sys.unraisablehook = without_orphans

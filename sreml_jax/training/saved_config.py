@@ -1,0 +1,46 @@
+"""The config that a checkpoint was saved with, and what a later run may change of it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sreml_jax.configs import default
+from sreml_jax.runtime.errors import UserError
+
+# A checkpoint with one value of these fields is useless to a run with another.
+FIXED = ('data_name', 'model_type', 'width', 'stem', 'pool', 'ensemble_size', 'meta_class_size')
+
+
+def with_normalization(config: ConfigDict, mean: Iterable[float], std: Iterable[float]) -> ConfigDict:
+    """Returns the config with this mean and std where it leaves them open.
+
+    A checkpoint then says how its images are normalized, and nobody needs the training images to tell.
+    """
+    config = config.copy_and_resolve_references()
+    config.mean = config.mean or tuple(map(float, mean))
+    config.std = config.std or tuple(map(float, std))
+    return config
+
+
+def restore(saved: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config of a checkpoint from its JSON; fields that it lacks keep their defaults."""
+    config = default.get_config()
+    with config.ignore_type():
+        for field, value in saved.items():
+            if field in config:
+                config[field] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def differences(saved: ConfigDict, wanted: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Returns field -> (saved value, wanted value) of the fields that differ."""
+    return {f: (saved[f], wanted[f]) for f in wanted if saved[f] != wanted[f]}
+
+
+def refuse_other_model(saved: ConfigDict, wanted: ConfigDict, workdir: str) -> None:
+    """Raises UserError, naming the fields, if `workdir` holds another model's or dataset's checkpoint."""
+    changed = {f: v for f, v in differences(saved, wanted).items() if f in FIXED}
+    if changed:
+        fields = ', '.join(f'{f} is {was!r} there and {now!r} here' for f, (was, now) in changed.items())
+        raise UserError(f'{workdir} holds the checkpoint of another run: {fields}; take another --workdir')

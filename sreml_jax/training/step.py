@@ -1,0 +1,194 @@
+"""The training step and the embedding step: pure functions of arrays, run by every device of a mesh."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from sreml_jax.model import init
+from sreml_jax.model.ensemble import Ensemble, embed, normalize
+from sreml_jax.model.weights import torchvision
+from sreml_jax.runtime import sharding, xla
+from sreml_jax.training.loss import correct, cross_entropy
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training changes.
+
+    Leaves under a key 'members' have the members as leading axis and lie on the mesh's member axis.
+
+    Attributes:
+      step: int32 []; updates done.
+      params, batch_stats: of the ensemble, {'trunk': ..., 'members': ...}; float32.
+      opt_state: optax's.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `Ensemble.apply` takes."""
+        return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+# (state, images, labels, meta-class table) -> (state, metrics); see `make_train_step`.
+TrainStep = Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def abstract_state(model: Ensemble, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Returns the shapes, dtypes and shardings of the training state."""
+    variables = init.shapes(model)
+    opt_state = jax.eval_shape(optimizer.init, variables['params'])
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    state = jax.eval_shape(TrainState, step, variables['params'], variables['batch_stats'], opt_state)
+    return sharding.abstract(mesh, state)
+
+
+def initial_state(
+    model: Ensemble,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> TrainState:
+    """Returns a fresh state, made where it lies: no device ever holds all members.
+
+    weights: pretrained ones, as of `pretrained.read`; what they do not give is drawn.
+    """
+    abstract = abstract_state(model, optimizer, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    variables = torchvision.place(weights or {}, abstract.variables, seed, shardings.variables)
+    params = variables['params']
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
+    return TrainState(step, params, variables['batch_stats'], opt_state)
+
+
+def make_train_step(
+    model: Ensemble,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    mean: np.ndarray,
+    std: np.ndarray,
+    *,
+    label_smoothing: float = 0.0,
+    skip_nonfinite: bool = False,
+) -> TrainStep:
+    """Returns the jitted step (state, images, labels, meta_table) -> (state, metrics).
+
+    images: uint8 [batch, H, W, 3]; labels: int32 [batch]; meta_table: int32 [members, classes]. The state is
+    donated. Results do not depend on the mesh: BatchNorm sees the whole batch, the loss is the mean over all
+    images and members, of targets that `label_smoothing` softens (see `loss.cross_entropy`).
+
+    metrics: 'loss' and 'accuracy' (of members on their meta labels), float32 []; 'member_losses', float32
+    [members]; 'skipped', bool []: with `skip_nonfinite`, whether the loss or a gradient was not finite, and
+    the state (but for its step) left as it was.
+    """
+    shared = sharding.shared_axes(mesh)
+    over_data, over_member = (tuple(axis for axis in shared if axis == name) for name in ('data', 'member'))
+    on_device = model.clone(members=model.members // mesh.shape['member'], axis='data' if over_data else None)
+
+    def step(state, images, labels, meta_table):
+        meta_labels = meta_table[:, labels].T  # [batch, members] of this device
+        batch = len(images) * mesh.shape['data']
+
+        def loss_fn(params):
+            # Mark the trunk as device-varying, so that shard_map all-reduces its gradient (small), not that
+            # of its activations (large).
+            own = params['trunk']
+            if over_member:
+                own = jax.lax.pcast(own, over_member, to='varying')
+            logits, updates = on_device.apply(
+                {'params': {**params, 'trunk': own}, 'batch_stats': state.batch_stats},
+                normalize(images, mean, std),
+                train=True,
+                mutable=['batch_stats'],
+            )
+            losses = cross_entropy(logits, meta_labels, label_smoothing).sum(0) / batch
+            hits = correct(logits, meta_labels).sum() / batch
+            loss, accuracy = jax.lax.psum((losses.sum() / model.members, hits / model.members), shared)
+            stats = updates['batch_stats']
+            stats = {**stats, 'trunk': _first(stats['trunk'], over_member)}
+            return loss, (accuracy, jax.lax.psum(losses, over_data), stats)
+
+        # shard_map's check of varying axes inserts the sum of the trunk's gradient.
+        (loss, (accuracy, losses, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        changed = optax.apply_updates(state.params, updates), batch_stats, opt_state
+        skipped = jnp.zeros((), bool)
+        if skip_nonfinite:
+            skipped = ~(jnp.isfinite(loss) & _finite_everywhere(grads, mesh))
+            kept = state.params, state.batch_stats, state.opt_state
+            changed = jax.tree.map(lambda new, old: jnp.where(skipped, old, new), changed, kept)
+        metrics = {'loss': loss, 'accuracy': accuracy, 'member_losses': losses, 'skipped': skipped}
+        return TrainState(state.step + 1, *changed), metrics
+
+    specs = sharding.specs(abstract_state(model, optimizer, mesh))
+    arguments = (specs, sharding.IMAGES, sharding.IMAGES, sharding.META_TABLE)
+    metrics = {'loss': P(), 'accuracy': P(), 'member_losses': P('member'), 'skipped': P()}
+    run = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=sharding.without_idle_axes(mesh, arguments),
+        out_specs=sharding.without_idle_axes(mesh, (specs, metrics)),
+    )
+    return jax.jit(run, donate_argnums=0, compiler_options=xla.compiler_options())
+
+
+def _first(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Takes device 0's copy along `axes`: the copies are equal, and a mean would round."""
+    if not axes:
+        return tree
+    is_first = jax.lax.axis_index(axes) == 0
+    return jax.lax.psum(jax.tree.map(lambda x: jnp.where(is_first, x, 0), tree), axes)
+
+
+def _finite_everywhere(grads: dict[str, Any], mesh: Mesh) -> jax.Array:
+    """Whether all gradients on all devices are finite; they are summed over 'data' already."""
+    count = {part: sum(jnp.sum(~jnp.isfinite(g)) for g in jax.tree.leaves(grads[part])) for part in grads}
+    members = tuple(axis for axis in sharding.shared_axes(mesh) if axis == 'member')
+    return count['trunk'] + jax.lax.psum(count['members'], members) == 0
+
+
+@jax.jit
+def finite_parts(state: TrainState) -> tuple[jax.Array, jax.Array]:
+    """Returns whether the trunk is finite, bool [], and whether each member is, bool [members]."""
+    trunk = members = jnp.ones((), bool)
+    for part in (state.params, state.batch_stats):
+        for x in jax.tree.leaves(part['trunk']):
+            trunk &= jnp.isfinite(x).all()
+        for x in jax.tree.leaves(part['members']):
+            members &= jnp.isfinite(x).all(tuple(range(1, x.ndim)))
+    return trunk, members
+
+
+def make_embed_step(
+    model: Ensemble, mesh: Mesh, mean: np.ndarray, std: np.ndarray
+) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+    """Returns the jitted step (variables, images) -> embeddings.
+
+    images: uint8 [batch, H, W, 3]. Embeddings: float32 [batch, model.dimensions], of unit length.
+    """
+    on_device = model.clone(members=model.members // mesh.shape['member'])
+
+    def step(variables, images):
+        outputs = cast(jax.Array, on_device.apply(variables, normalize(images, mean, std)))
+        part = embed(outputs)
+        # Each device scaled by its own members.
+        return part / np.sqrt(mesh.shape['member'])
+
+    specs = sharding.specs(init.shapes(model))
+    run = jax.shard_map(step, mesh=mesh, in_specs=(specs, sharding.IMAGES), out_specs=sharding.EMBEDDING)
+    return jax.jit(run, compiler_options=xla.compiler_options())

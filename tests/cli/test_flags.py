@@ -1,0 +1,92 @@
+"""The entry point as a user meets it: one clear sentence and exit code 2 for every mistake."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+
+import sreml_jax
+from sreml_jax.cli.flags import MODES
+
+
+def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """Runs the program with these arguments, and with these more variables of the environment."""
+    command = [sys.executable, '-m', 'sreml_jax.main', *arguments]
+    environment = os.environ | {'PYTHONPATH': str(ROOT)} | environment
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    """Runs the program, which must refuse; returns its sentence."""
+    done = run(*arguments, **environment)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ''
+    assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--config.bath_size=3'], "config has no field 'bath_size' (did you mean batch_size"),
+        (['--config.batch_size=many'], 'error: --config.batch_size=many is not a whole number\n'),
+        (['--config.learning_rate=1e-'], 'error: --config.learning_rate=1e- is not a number\n'),
+        (['--config.remat=maybe'], 'error: --config.remat=maybe is not true or false\n'),
+        (['--config.model_type=resnet19'], 'choose one of resnet18, resnet34, resnet50, resnext50_32x4d'),
+        (['--config=configs/cup.py'], 'configs/cub.py'),
+        (['--mode=trian'], 'flag --mode=trian: value should be one of <train|eval|embed|'),
+        (['--wrokdir=x'], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
+        (['train'], "'train' is no option"),
+        (['--workdir=/dev/null/run'], '/dev/null is not a folder'),
+        (['--mode=eval', '--workdir=/proc'], 'holds no checkpoint'),
+        (['--config.gpu_ids=0,99'], 'this machine has devices 0'),
+    ],
+)
+def test_a_mistake_on_the_command_line(arguments, message, tmp_path):
+    if not any(a.startswith(('--workdir', '--wrokdir')) for a in arguments):
+        arguments = [*arguments, f'--workdir={tmp_path / "run"}']
+    assert message in refused(*arguments, HOME=str(tmp_path))  # prepared data would lie under it
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def no_tensorflow(tmp_path):
+    """Where Python looks for modules, with a tensorflow in front that none may import."""
+    (tmp_path / 'tensorflow.py').write_text('raise RuntimeError("imported")')
+    return {'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+
+
+def test_describe_prints_the_seeds_count_and_needs_no_tensorflow(no_tensorflow):
+    fields = '--config.model_type=resnet50', '--config=configs/cub.py'  # in any order
+    done = run(*fields, '--mode=describe', **no_tensorflow)
+    assert done.returncode == 0, done.stderr
+    assert '1,118,974,592' in done.stdout
+    assert ' CPU(s), float32 computation:' in done.stdout
+    assert done.stderr == ''
+
+
+def test_version_and_help(no_tensorflow):
+    done = run('--version')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith(f'sreml_jax {sreml_jax.__version__} (python 3.')
+    assert ', jax 0.' in done.stdout
+
+    done = run('--mode=embed', '--help', **no_tensorflow)
+    assert (done.returncode, done.stderr) == (0, '')
+    modes, options = done.stdout.split('options of every mode')
+    assert re.findall(r'^  ([a-z]+) ', modes, re.M) == list(MODES)
+    wanted = {flag for mode in MODES.values() for flag in (*mode.needs, *mode.takes)}
+    assert wanted | {'config', 'coordinator', 'version'} <= set(re.findall(r'^  --([a-z]+)', options, re.M))
+    assert max(map(len, done.stdout.splitlines())) <= 110
+
+
+def test_elsewhere_the_packaged_configs_are_found_and_ones_own_come_first(tmp_path):
+    refused = run('--config=configs/cub.py', '--mode=describe', '--config.model_type=resnet19', cwd=tmp_path)
+    assert 'choose one of resnet18' in refused.stderr  # it was read
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / 'cub.py').write_text('raise ValueError("my own")')
+    assert 'my own' in run('--config=configs/cub.py', '--mode=describe', cwd=tmp_path).stderr

@@ -1,0 +1,53 @@
+"""Which values a config may have, and how a saved one comes back."""
+
+import json
+
+import pytest
+
+from sreml_jax.cli import validation as configs
+from sreml_jax.configs import default
+from sreml_jax.runtime.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('model_type', 'resnet51', r"model_type='resnet51' is not known \(did you mean resnet50"),
+        ('data_name', 'cube', r'did you mean cub'),
+        ('crop_type', 'yes', 'choose one of uncropped, cropped'),
+        ('member_conv', 'fast', 'choose one of auto, '),
+        ('batch_size', 0, 'batch_size=0 is too small; it must be at least 1'),
+        ('learning_rate', float('nan'), 'learning_rate=nan'),
+        ('recalls', (), r'recalls=\(\) must be whole numbers'),
+        ('recalls', (1, 0), 'whole numbers from 1 up'),
+        ('embedding_dim', 576, 'must be less than the 576 numbers of this ensemble, or 0'),
+        ('label_smoothing', 1.0, 'at least 0 and less than 1'),
+        ('pool', 'max', 'choose one of average, gem'),
+        ('embedding', 'features', 'choose one of logits, pooled'),
+        ('train_fraction', 1.0, 'between 0 and 1'),
+        ('schedule_steps', ('a',), 'numbers in 0..1'),
+        ('schedule_steps', (0.5, 7.0), 'numbers in 0..1'),
+        ('mean', (0.5, 0.5), 'three numbers'),
+        ('std', (0.5, 0.0, 0.5), 'above 0'),
+        ('mesh', (1, 2, 3), 'two numbers'),
+    ],
+)
+def test_a_value_that_no_run_could_use_is_named(field, value, message):
+    config = default.get_config()
+    configs.check(config)
+    with config.ignore_type():
+        config[field] = value
+    with pytest.raises(UserError, match=message):
+        configs.check(config)
+
+
+def test_a_config_survives_its_checkpoint():
+    config = default.get_config()
+    config.update(recalls=(1, 3), learning_rate=0.5, model_type='resnet34')
+    assert configs.restore(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_unknown_saved_fields_are_left_out_and_new_ones_keep_their_default():
+    config = configs.restore({'batch_size': 5, 'forgotten': 1})
+    assert config.batch_size == 5
+    assert config.num_epochs == default.get_config().num_epochs

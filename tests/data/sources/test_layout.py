@@ -1,0 +1,40 @@
+"""Finding files and reading lists."""
+
+import pytest
+
+from sreml_jax.data.sources import layout
+from sreml_jax.runtime.errors import UserError
+
+
+def test_first_candidate_that_exists_is_found(tmp_path):
+    (tmp_path / 'b').mkdir()
+    (tmp_path / 'b' / 'list.txt').touch()
+    (tmp_path / 'list.txt').touch()
+    assert layout.find(tmp_path, ('a/list.txt', 'b/list.txt', 'list.txt')) == tmp_path / 'b' / 'list.txt'
+    assert layout.find(tmp_path, ('a', 'c')) is None
+
+
+def test_what_is_required_and_missing_is_named(tmp_path):
+    with pytest.raises(UserError, match=rf'There is no a/x\.txt or x\.txt in {tmp_path}: buy one\.'):
+        layout.require(tmp_path, ('a/x.txt', 'x.txt'), 'buy one.')
+
+
+def test_table_is_read_past_header_windows_lines_and_blank_end(tmp_path):
+    file = tmp_path / 'list.txt'
+    file.write_bytes(b'id name\r\n1   one\r\n2 two  \r\n\r\n')
+    assert layout.read_table(file, (int, str), header=1) == [[1, 'one'], [2, 'two']]
+
+
+@pytest.mark.parametrize('line', ['2', '2 two more', 'two 2', '2.5 two'])
+def test_damaged_line_is_named(tmp_path, line):
+    file = tmp_path / 'list.txt'
+    file.write_text(f'1 one\n{line}\n3 three\n')
+    with pytest.raises(UserError, match=rf'Line 2 of {file}.*{line}'):
+        layout.read_table(file, (int, str))
+
+
+def test_file_that_is_no_text_is_named(tmp_path):
+    file = tmp_path / 'list.txt'
+    file.write_bytes(b'\x1f\x8b\x08\x00\xff')
+    with pytest.raises(UserError, match=f'Cannot read {file}'):
+        layout.read_table(file, (int, str))

@@ -1,0 +1,88 @@
+"""Every benchmark runs on a CPU as it stands, on the smallest case, and keeps its figures."""
+
+import argparse
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.tiny import tiny_config
+
+from sreml_jax.run import Run
+
+
+def figures(subject, tmp_path, monkeypatch, *arguments):
+    """What a benchmark keeps in its JSON file."""
+    kept = tmp_path / 'kept' / 'figures.json'
+    monkeypatch.setattr(sys, 'argv', ['bench.py', *arguments, '--repeats=1', f'--json={kept}'])
+    importlib.import_module(f'bench_{subject}').main()
+    record = json.loads(kept.read_text())
+    assert record['versions']['jax'] and record['date'].startswith('20')
+    return record['figures']
+
+
+def test_step(tmp_path, monkeypatch):
+    small = ('--members=8', '--width=4', '--size=32', '--batch=4', '--conv=grouped')  # a member a device
+    found = figures('step', tmp_path, monkeypatch, *small)
+    assert found['images/s'] == pytest.approx(4 / found['step seconds'], rel=0.1)
+    assert found['TFLOP a step, by XLA'] >= 0 and found['compile seconds'] > 0
+    assert found['of the matmul rate'] < 1
+
+
+def test_step_beside_pytorch(tmp_path, monkeypatch):
+    pytest.importorskip('torch', reason='torch is not installed')
+    small = ('--members=8', '--size=32', '--batch=2', '--conv=grouped', '--peer')
+    found = figures('step', tmp_path, monkeypatch, *small)
+    assert found['PyTorch images/s'] > 0
+    assert found['times as fast as PyTorch'] > 0
+
+
+def test_a_pytorch_process_that_dies_is_told(monkeypatch):
+    pytest.importorskip('torch', reason='torch is not installed')
+    bench_step = importlib.import_module('bench_step')
+    args = argparse.Namespace(
+        model_type='none', members=1, meta_classes=2, width=64, batch=1, size=32, compile=False
+    )
+    step = bench_step.peer(args, Run.of(tiny_config()))
+    with pytest.raises(SystemExit, match='the PyTorch process ended'):
+        step()
+
+
+def test_recall(tmp_path, monkeypatch):
+    found = figures('recall', tmp_path, monkeypatch, '--size=200', '--dim=16')['200 x 16']
+    assert found['equal recalls'] and 0 < found['Recall@1'] < 1
+
+
+def test_recall_of_bfloat16_tells_what_it_changes(tmp_path, monkeypatch):
+    case = figures('recall', tmp_path, monkeypatch, '--size=200', '--dim=16', '--dtype=bfloat16')['200 x 16']
+    assert 0 < case['largest change in any recall'] < 0.1 and case['float32 seconds'] > 0
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [(['--dim=5'], '--size and --dim go together'), (['--repeats=0'], "invalid positive value: '0'")],
+)
+def test_what_can_not_be_timed_is_refused_at_once(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, 'argv', ['bench.py', *arguments])
+    with pytest.raises(SystemExit, match='2'):
+        importlib.import_module('bench_recall').main()
+    assert message in capsys.readouterr().err
+
+
+def test_convs(tmp_path, monkeypatch):
+    small = ('--members=2', '--size=32', '--batch=2', '--backbones=resnet18', '--ways=matmul,taps')
+    found = figures('convs', tmp_path, monkeypatch, *small)['convolutions']
+    assert sum(conv['layers'] for conv in found) == 20  # of a ResNet-18
+    assert all(conv['forward']['winner'] in ('matmul', 'taps') for conv in found)
+
+
+def test_input(tmp_path, monkeypatch):
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f'{i}.png')
+    found = figures(
+        'input', tmp_path, monkeypatch, f'--images={tmp_path}', '--image_size=32', '--batch_size=4'
+    )
+    assert found['images'] == 8 and set(found['images/s']) == {'uncached', 'cached', 'pil', 'pil, kept there'}

@@ -1,0 +1,88 @@
+"""SIGINT and SIGTERM while the program compiles, prepares, trains and evaluates; and a second one."""
+
+from support import forked
+
+# What each job begins with: the signal comes so many seconds after `send`; no job takes 30.
+BEGIN = """
+import os, signal, threading, time
+from pathlib import Path
+import numpy as np
+from tiny import tiny_config, tiny_dataset
+from sreml_jax.runtime.signals import Signals
+
+def send(number, *after):
+    for seconds in after:
+        threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
+
+def wait():
+    time.sleep(30)
+    os._exit(7)
+
+threading.Timer(30, os._exit, (7,)).start()
+signals = Signals()
+"""
+SECOND = """
+import hashlib
+with signals.held():
+    send(signal.SIGTERM, 0.1, 0.6)
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)  # C, without Python's lock: as compiling
+"""
+COMPILE = """
+import jax, jax.numpy as jnp
+def long(x):
+    for i in range(1000):
+        x = jnp.sin(x) * x[::-1] + i
+    send(signal.SIGINT, 0.0)
+    return x
+jax.jit(long)(jnp.ones(9))
+wait()
+"""
+PREPARE = """
+import pictures
+from sreml_jax import data
+from sreml_jax.data import machine
+pictures.write_classes(Path('data'), 2, 3)
+def examples(decode, every):
+    yield decode(every[0])
+    send(signal.SIGTERM, 0.0)
+    wait()
+machine.in_threads = examples
+data.load(tiny_config(data_name='folder', data_dir='data', prepared_dir='prepared'))
+"""
+TRAIN = """
+from sreml_jax import train
+made = train.step.make_train_step
+def make(*args, **options):
+    step = made(*args, **options)
+    def first(*args):
+        send(signal.SIGTERM, 0.0)
+        return step(*args)
+    return first
+train.step.make_train_step = make
+train.train(tiny_config(num_epochs=10_000), Path('run'), tiny_dataset(), signals)
+"""
+EVALUATE = """
+from sreml_jax.evaluate import embed_split
+from sreml_jax.run import Run
+dataset = tiny_dataset()
+def images(*_):
+    send(signal.SIGINT, 0.0)
+    wait()
+    yield
+dataset.images = images
+embed_split(Run.of(tiny_config()), {}, dataset, 'test')
+"""
+
+
+def test_each_signal_ends_the_program_by_its_code_and_a_sentence(tmp_path):
+    jobs = [{'code': BEGIN + work} for work in (SECOND, COMPILE, PREPARE, TRAIN, EVALUATE)]
+    second, compiling, preparing, training, evaluating = forked.run(tmp_path, jobs)
+    assert second == [143, '', '']
+    assert compiling == [130, '', 'stopped\n']
+    assert preparing == [143, '', 'stopped\n']
+    assert [p.name for p in (tmp_path / 'prepared').rglob('*') if p.is_file()] == ['lock']
+    code, _, errors = training
+    assert (code, errors.splitlines()[1]) == (143, 'finishing the step and saving; once more to exit at once')
+    assert 'and saved; the same command goes on from there' in errors.splitlines()[-1]
+    assert list((tmp_path / 'run' / 'checkpoints').iterdir())
+    assert evaluating == [130, '', 'stopped\n']

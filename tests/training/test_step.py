@@ -1,0 +1,161 @@
+"""The training step: the same on every mesh, Adam's update and the running statistics included."""
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import mesh_bytes
+import mesh_table
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from support.tiny import tiny_config
+
+from sreml_jax.model import resnet
+from sreml_jax.run import Run
+from sreml_jax.runtime import sharding as meshes
+from sreml_jax.training import step
+
+MEAN = STD = np.full(3, 0.5, np.float32)
+
+
+@functools.cache
+def trajectory(model_type, data, member, dtype='float32', member_conv='grouped'):
+    """Losses of a few steps, the first step's gradient and what they end in, on a data x member mesh."""
+    config = tiny_config(
+        model_type=model_type,
+        mesh=(data, member),
+        gpu_ids=tuple(range(data * member)),
+        ensemble_size=24,
+        batch_size=24,
+        eval_batch_size=24,
+        learning_rate=1e-4,
+        member_conv=member_conv,
+        image_size=8,
+    )
+    losses, gradient, state = mesh_table.trajectory(config, dtype)
+    run = Run.of(config)
+    images = np.random.default_rng(1).integers(0, 255, (24, 8, 8, 3), dtype=np.uint8)
+    embeddings = None
+    if dtype == 'float32':
+        images = meshes.put(run.mesh, meshes.IMAGES, images, 24)
+        embeddings = step.make_embed_step(run.model, run.mesh, MEAN, STD)(state.variables, images)
+    return losses, gradient, *map(jax.device_get, (state.params, state.batch_stats, embeddings))
+
+
+def assert_same_gradient(found, expected, tolerance):
+    """Each array as far apart as `tolerance` times its length at most: a wrong scale is seen."""
+    jax.tree.map(
+        lambda a, b: assert_allclose(np.linalg.norm(a - b), 0, atol=tolerance * np.linalg.norm(b)),
+        found,
+        expected,
+    )
+
+
+@pytest.fixture
+def few_blocks(monkeypatch):
+    """The backbones with fewer of their blocks, which compile in less time."""
+    for name in ('resnet18', 'resnet50'):
+        backbone = resnet.BACKBONES[name]._replace(blocks=(1, 2, 1, 1))
+        monkeypatch.setitem(resnet.BACKBONES, name, backbone)
+
+
+MESHES = [(1, 2), (2, 1), (1, 3), (2, 2), (4, 1), (2, 3), (1, 6), (1, 8), (2, 4), (8, 1)]
+
+
+@pytest.mark.parametrize(('data', 'member'), MESHES)
+def test_a_result_does_not_depend_on_the_mesh(data, member, few_blocks):
+    losses, gradient, params, stats, embeddings = trajectory('resnet18', data, member)
+    one_losses, one_gradient, one_params, one_stats, one_embeddings = trajectory('resnet18', 1, 1)
+    assert_allclose(losses, one_losses, rtol=1e-5)
+    assert losses[0] != losses[-1]
+    assert_same_gradient(gradient, one_gradient, 1e-3)
+    # Adam divides by the gradient's size: where that is next to nothing, rounding decides the direction.
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=2e-4), params['trunk'], one_params['trunk'])
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-3, atol=1e-4), stats, one_stats)
+    assert_allclose(embeddings, one_embeddings, atol=1e-3)
+    assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+
+
+# In float32 the statistics of bottlenecks over 24 numbers amplify rounding to percents in 3 steps.
+WIDE = [('resnet50', 2, 3, 'grouped'), ('resnet50', 4, 1, 'grouped'), ('resnet50', 1, 8, 'grouped')]
+WIDE += [('resnet18', 2, 4, 'auto')]
+
+
+@pytest.mark.parametrize(('model_type', 'data', 'member', 'conv'), WIDE)
+def test_in_float64_not_even_rounding_depends_on_the_mesh(model_type, data, member, conv, few_blocks):
+    losses, gradient, params, *_ = trajectory(model_type, data, member, 'float64', conv)
+    # One device convolves in the plain way: 'auto' is told from it too.
+    one_losses, one_gradient, one_params, *_ = trajectory(model_type, 1, 1, 'float64')
+    assert_allclose(losses, one_losses, rtol=1e-9)
+    assert_same_gradient(gradient, one_gradient, 1e-9)
+    jax.tree.map(functools.partial(assert_allclose, atol=1e-6), params, one_params)
+    assert abs(losses[0] - losses[-1]) > 1e-3
+
+
+@pytest.mark.parametrize('devices', [1, 3, 8])
+def test_no_collective_moves_members(devices):
+    """What the compiled step sends is the trunk's gradient and statistics; alone, it sends nothing."""
+    config = tiny_config(gpu_ids=tuple(range(devices)), ensemble_size=24, image_size=8)
+    compiled, state = mesh_bytes.compiled_step(config)
+    moved = mesh_bytes.collective_bytes(compiled.as_text())
+    trunk, members, statistics = (
+        sum(4 * x.size for x in jax.tree.leaves(tree))
+        for tree in (state.params['trunk'], state.params['members'], state.batch_stats['trunk'])
+    )
+    assert members > 10 * trunk
+    if devices == 1:
+        assert moved == {}
+    else:
+        assert trunk <= sum(moved.values()) <= trunk + statistics + 64
+        # Of the members and their moments a device holds its share alone.
+        held = compiled.memory_analysis().alias_size_in_bytes
+        assert_allclose(held, 3 * (trunk + members / devices), rtol=0.05)
+
+
+def test_the_script_prints_what_each_mesh_holds_and_sends():
+    tiny = ['--devices=1,2', '--members=2', '--batch_size=2', '--image_size=32']
+    root = Path(mesh_bytes.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, 'launch/mesh_bytes.py', *tiny], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    *_, alone, shared = (line.split() for line in done.stdout.splitlines())
+    assert (alone[:2], alone[3:]) == (['1', '2'], ['nothing'])
+    assert shared[:2] == ['2', '1'] and float(shared[2]) < 0.6 * float(alone[2]) and 'all-reduce' in shared
+
+
+def test_a_wrong_scale_is_a_difference():
+    gradient = {'trunk': {'a': np.array([3.0, 4.0])}, 'members': {'b': np.ones((2, 2))}}
+    half = {'trunk': {'a': np.array([1.5, 2.0])}, 'members': {'b': np.full((2, 2), 0.5)}}
+    found, expected = (np.array([1.0, 2.0]), half, None), (np.array([1.0, 1.75]), gradient, None)
+    assert mesh_table.differences(found, expected) == (0.25, 0.5, 0.5)
+
+
+def test_the_sum_of_collectives_counts_what_a_program_says():
+    program = """
+      %a = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce(%x, %y), replica_groups={{0,1}}
+      %b = f32[8]{0} all-gather-start(%z), dimensions={0}
+      %c = f32[5]{0} add(%all-reduce.1, %d)
+    """
+    assert mesh_bytes.collective_bytes(program) == {'all-reduce': 32, 'all-gather': 32}
+
+
+def test_members_lie_on_their_device_alone():
+    config = tiny_config(gpu_ids=(0, 1, 2), ensemble_size=6)
+    run = Run.of(config)
+    state = step.initial_state(run.model, run.adam(1), run.mesh, 0)
+    kernel = state.params['members']['fc']['kernel']
+    assert [s.data.shape[0] for s in kernel.addressable_shards] == [2, 2, 2]
+    assert state.opt_state[0].mu['members']['fc']['kernel'].sharding == kernel.sharding
+    assert state.params['trunk']['conv1']['kernel'].sharding.is_fully_replicated
+
+
+def test_initial_values_do_not_depend_on_the_mesh():
+    states = [
+        step.initial_state(run.model, run.adam(1), run.mesh, 7).params
+        for run in (Run.of(tiny_config(gpu_ids=ids)) for ids in ((0,), (0, 1)))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, states))
