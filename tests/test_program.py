@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from support import annotations, forked
-from support.checkpoints import TABLE, mesh_of, state_at
+from support.checkpoints import PROGRESS, TABLE, mesh_of, state_at
 from support.paths import ROOT
+from support.runs import command, folder_of, run
 from support.tiny import tiny_config
 
 from sreml_jax.training.checkpoint import Checkpoints
@@ -102,7 +103,7 @@ def checkpoint_of(**fields: object) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         checkpoints = Checkpoints(path.parent / 'run')
         config = tiny_config(**{'data_name': 'folder'} | fields)
-        checkpoints.save(state_at(3, mesh_of(1)), TABLE, config, PLACE)
+        checkpoints.save(state_at(3, mesh_of(1)), TABLE, config, PROGRESS)
         checkpoints.close()
 
     return change

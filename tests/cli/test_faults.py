@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from support.paths import ROOT, TESTS
 from support.tiny import tiny_config
 
 from sreml_jax.cli import faults
@@ -19,8 +19,8 @@ import resource, sys
 import jax.numpy as jnp, numpy as np
 from pathlib import Path
 from support.runs import NoSignals
-from tiny import tiny_config
-from sreml_jax import faults
+from support.tiny import tiny_config
+from sreml_jax.cli import faults
 from sreml_jax.data.in_memory import ArrayDataset
 from sreml_jax.train import train
 
@@ -39,8 +39,7 @@ with faults.explained(config):
 def test_a_full_device_says_what_is_needed_and_which_fields_lower_it(tmp_path):
     done = subprocess.run(
         [sys.executable, '-c', OUT_OF_MEMORY, str(tmp_path)],
-        cwd=Path(__file__).parent,
-        env={'PYTHONPATH': '..:.', 'PATH': '/usr/bin:/bin', 'JAX_PLATFORMS': 'cpu'},
+        env={'PYTHONPATH': f'{ROOT}:{TESTS}', 'PATH': '/usr/bin:/bin', 'JAX_PLATFORMS': 'cpu'},
         capture_output=True,
         text=True,
         timeout=300,

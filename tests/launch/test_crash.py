@@ -1,4 +1,4 @@
-"""The crash test's short form, see launch/crash_test.py."""
+"""The crash test's short form, see launch/bench/crash_test.py."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from support.paths import ROOT
 
 def test_a_run_killed_five_times_ends_in_the_bits_of_one_never_killed():
     done = subprocess.run(
-        [sys.executable, 'launch/crash_test.py', '--kills=5'],
+        [sys.executable, 'launch/bench/crash_test.py', '--kills=5'],
         cwd=ROOT,
         capture_output=True,
         text=True,

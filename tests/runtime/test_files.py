@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from support.paths import ROOT, TESTS
 from support.runs import NoSignals, final_state, lines
 from support.tiny import tiny_config, tiny_dataset
 
@@ -20,8 +21,10 @@ FULL_WHILE_TRAINING = """
 import resource, signal, sys
 from pathlib import Path
 from sreml_jax.main import quiet_libraries
-from test_disk_faults import *
 from support.paths import ROOT, TESTS
+from support.runs import NoSignals
+from support.tiny import tiny_config, tiny_dataset
+from sreml_jax.train import train
 
 dataset = tiny_dataset()
 batches = dataset.train_batches
@@ -64,10 +67,10 @@ def test_a_run_goes_on_while_the_disk_is_full_and_saves_when_there_is_room(tmp_p
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / 'file'
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_text('old')
     told = pytest.raises(RunError, match=r'file cannot be written \(.*directory\); make room there')
-    with told, files.whole(path) as temporary:
+    with told, files.atomic_write(path) as temporary:
         temporary.write_text('new, in pa')
         (tmp_path / 'nowhere' / 'file').write_text('')
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [('file', 'old')]

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from support.tiny import tiny_config
 
-from sreml_jax.runtime import sharding as meshes
+from sreml_jax.runtime import sharding
 from sreml_jax.runtime.errors import UserError
 
 
 def test_all_devices_share_the_members_by_default():
-    assert dict(meshes.make(tiny_config(gpu_ids=(), ensemble_size=48)).shape) == {'data': 1, 'member': 8}
+    assert dict(sharding.make(tiny_config(gpu_ids=(), ensemble_size=48)).shape) == {'data': 1, 'member': 8}
 
 
 def test_chosen_devices_in_the_given_order():
-    mesh = meshes.make(tiny_config(gpu_ids=(5, 2), mesh=(2, 1)))
+    mesh = sharding.make(tiny_config(gpu_ids=(5, 2), mesh=(2, 1)))
     assert [d.id for d in mesh.devices.flat] == [5, 2]
 
 
@@ -29,11 +29,11 @@ def test_chosen_devices_in_the_given_order():
 )
 def test_what_does_not_divide_is_refused(fields, message):
     with pytest.raises(UserError, match=message):
-        meshes.make(tiny_config(**fields))
+        sharding.make(tiny_config(**fields))
 
 
 def test_rows_of_this_process_are_all_of_them_where_it_is_alone():
-    mesh = meshes.make(tiny_config(gpu_ids=(0, 1), mesh=(2, 1)))
-    assert meshes.local_rows(mesh, 8) == slice(0, 8)
-    array = meshes.put(mesh, meshes.IMAGES, np.arange(8.0), 8)
+    mesh = sharding.make(tiny_config(gpu_ids=(0, 1), mesh=(2, 1)))
+    assert sharding.local_rows(mesh, 8) == slice(0, 8)
+    array = sharding.put(mesh, sharding.IMAGES, np.arange(8.0), 8)
     assert [s.data.tolist() for s in array.addressable_shards] == [[0, 1, 2, 3], [4, 5, 6, 7]]

@@ -7,7 +7,7 @@ BEGIN = """
 import os, signal, threading, time
 from pathlib import Path
 import numpy as np
-from tiny import tiny_config, tiny_dataset
+from support.tiny import tiny_config, tiny_dataset
 from sreml_jax.runtime.signals import Signals
 
 def send(number, *after):
@@ -38,9 +38,9 @@ jax.jit(long)(jnp.ones(9))
 wait()
 """
 PREPARE = """
-import pictures
+from support import pictures
 from sreml_jax import data
-from sreml_jax.data import machine
+from sreml_jax.runtime import machine
 pictures.write_classes(Path('data'), 2, 3)
 def examples(decode, every):
     yield decode(every[0])
@@ -62,15 +62,17 @@ train.step.make_train_step = make
 train.train(tiny_config(num_epochs=10_000), Path('run'), tiny_dataset(), signals)
 """
 EVALUATE = """
-from sreml_jax.evaluate import embed_split
-from sreml_jax.run import Run
-dataset = tiny_dataset()
+from sreml_jax.embedder import Embedder
+from support.checkpoints import untrained
+dataset, config = tiny_dataset(), tiny_config()
+untrained(Path('fresh'), config, dataset)
+embedder = Embedder('fresh', config)
 def images(*_):
     send(signal.SIGINT, 0.0)
     wait()
     yield
 dataset.images = images
-embed_split(Run.of(tiny_config()), {}, dataset, 'test')
+embedder.split(dataset, 'test')
 """
 
 

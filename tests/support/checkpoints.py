@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
+from sreml_jax import resume
+from sreml_jax.data.dataset import Dataset
 from sreml_jax.run import Run
 from sreml_jax.training.checkpoint import Checkpoints
 from sreml_jax.training.step import TrainState
@@ -46,6 +49,14 @@ def saved(workdir: Path, *steps: int) -> list[TrainState]:
     states = [state_at(step, mesh_of(1)) for step in steps]
     checkpoints = Checkpoints(workdir, kept=len(steps))
     for state in states:
-        checkpoints.save(state, TABLE + int(state.step), tiny_config(num_epochs=int(state.step)), PLACE)
+        checkpoints.save(state, TABLE + int(state.step), tiny_config(num_epochs=int(state.step)), PROGRESS)
     checkpoints.close()
     return states
+
+
+def untrained(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
+    """Saves the state that a run begins with, as its only checkpoint."""
+    checkpoints = Checkpoints(workdir)
+    start = resume.start(Run.of(config), checkpoints, dataset, workdir)
+    checkpoints.save_last(start.state, *start.saved_with(dataset, 0))
+    checkpoints.close()

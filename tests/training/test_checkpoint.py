@@ -13,15 +13,16 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
+from support.checkpoints import PROGRESS, TABLE, abstract, mesh_of, saved, state_at
 from support.paths import ROOT, TESTS
 from support.tiny import tiny_config, tiny_dataset
 
 import sreml_jax
-from sreml_jax.cli import validation as configs
+from sreml_jax import resume
 from sreml_jax.run import Run
 from sreml_jax.runtime import versions
 from sreml_jax.runtime.errors import UserError
-from sreml_jax.train import start
+from sreml_jax.training import saved_config
 from sreml_jax.training.checkpoint import Checkpoints
 from sreml_jax.training.step import TrainState
 
@@ -30,9 +31,9 @@ def read_all(checkpoints: Checkpoints):
     """What training reads of a checkpoint, in its order."""
 
     def read(step):
-        config, place = checkpoints.config(step), checkpoints.place(step)
+        config, progress = checkpoints.config(step), checkpoints.progress(step)
         versions = checkpoints.versions(step)
-        return config, place, versions, checkpoints.meta_table(step), checkpoints.state(step, like(step))
+        return config, progress, versions, checkpoints.meta_table(step), checkpoints.state(step, like(step))
 
     def like(step):
         return abstract(state_at(step, mesh_of(1)))
@@ -41,10 +42,10 @@ def read_all(checkpoints: Checkpoints):
 
 
 def assert_whole(found, state: TrainState) -> None:
-    config, place, versions, table, restored = found
+    config, progress, versions, table, restored = found
     step = int(state.step)
     assert config == tiny_config(num_epochs=step)
-    assert place == PLACE
+    assert progress == PROGRESS
     assert versions['sreml_jax'] == sreml_jax.__version__
     np.testing.assert_array_equal(table, TABLE + step)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
@@ -105,7 +106,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(dam
 
     # The run comes to that step again, and its checkpoint is damaged again.
     again = state_at(8, mesh_of(1))
-    checkpoints.save(again, TABLE + 8, tiny_config(num_epochs=8), PLACE)
+    checkpoints.save(again, TABLE + 8, tiny_config(num_epochs=8), PROGRESS)
     checkpoints.wait()
     assert_whole(checkpoints.newest_whole(read_all(checkpoints))[1], again)
     truncate(tmp_path / 'checkpoints' / '8' / 'config' / 'metadata')
@@ -153,7 +154,7 @@ def test_the_checkpoint_of_another_model_is_refused_not_set_aside(tmp_path):
     checkpoints = Checkpoints(tmp_path)
 
     def read(step):
-        configs.refuse_other_model(checkpoints.config(step), tiny_config(width=8), 'here')
+        saved_config.refuse_other_model(checkpoints.config(step), tiny_config(width=8), 'here')
         return checkpoints.state(step, abstract(state_at(step, mesh_of(1))))
 
     with pytest.raises(UserError, match='width is 4 there and 8 here'):
@@ -176,7 +177,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import pytest
-from sreml_jax import checkpoint
+from sreml_jax.training import checkpoint
 from sreml_jax.runtime.errors import RunError
 from sreml_jax.main import quiet_libraries
 from test_checkpoint import *
@@ -186,7 +187,7 @@ workdir, bytes_a_file = Path(sys.argv[1]), int(sys.argv[2])
 folder = workdir / 'checkpoints'
 first, later = saved(workdir, 1)[0], {n: state_at(n, mesh_of(1)) for n in (2, 3, 4)}
 checkpoints = Checkpoints(workdir, kept=2)
-save = lambda how, step: how(later[step], TABLE + step, tiny_config(num_epochs=step), PLACE)
+save = lambda how, step: how(later[step], TABLE + step, tiny_config(num_epochs=step), PROGRESS)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
@@ -239,7 +240,7 @@ def test_a_full_disk_stops_no_run_and_spoils_nothing(bytes_a_file, tmp_path):
 def test_a_state_is_restored_onto_another_mesh_bit_for_bit(before, after, tmp_path):
     state, wanted = state_at(7, mesh_of(before)), abstract(state_at(0, mesh_of(after)))
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state, TABLE, tiny_config(), PLACE)
+    checkpoints.save(state, TABLE, tiny_config(), PROGRESS)
     checkpoints.wait()
     restored = checkpoints.state(7, wanted)
     checkpoints.close()
@@ -263,10 +264,9 @@ def test_a_state_is_restored_onto_another_mesh_bit_for_bit(before, after, tmp_pa
 def test_package_versions_are_kept_and_a_change_is_told_in_one_line(tmp_path, monkeypatch, caplog):
     config, dataset = tiny_config(), tiny_dataset()
     run = Run.of(config)
-    adam = run.adam(4)
     checkpoints = Checkpoints(tmp_path)
-    state, table, _ = start(run, adam, checkpoints, dataset, tmp_path)
-    checkpoints.save(state, table, config, PLACE)
+    begun = resume.start(run, checkpoints, dataset, tmp_path)
+    checkpoints.save(begun.state, begun.meta_table, config, PROGRESS)
     checkpoints.wait()
     assert checkpoints.versions(0) == {
         'sreml_jax': sreml_jax.__version__,
@@ -279,21 +279,21 @@ def test_package_versions_are_kept_and_a_change_is_told_in_one_line(tmp_path, mo
         'numpy': np.__version__,
     }
 
-    def resume():
+    def going_on():
         caplog.clear()
         with caplog.at_level('INFO', 'sreml_jax'):
-            start(run, adam, checkpoints, dataset, tmp_path)
-        return [record.message for record in caplog.records if 'packages' in record.message]
+            begun = resume.start(run, checkpoints, dataset, tmp_path)
+        return begun, [record.message for record in caplog.records if 'packages' in record.message]
 
-    assert resume() == []
+    assert going_on()[1] == []
     now = versions.installed() | {'jax': '99.1', 'python': '4.0'}
     monkeypatch.setattr(versions, 'installed', lambda: now)
-    assert resume() == [
+    assert going_on()[1] == [
         'packages have changed since this run was last saved: '
         f'python {platform.python_version()} to 4.0, jax {jax.__version__} to 99.1'
     ]
     remove(tmp_path / 'checkpoints' / '0' / 'versions')  # saved before versions were
     remove(tmp_path / 'checkpoints' / '0' / 'place')  # likewise
-    assert resume() == []
-    assert start(run, adam, checkpoints, dataset, tmp_path)[2] == {}
+    begun, said = going_on()
+    assert said == [] and begun.skipped == 0 and begun.epochs.offset == 0
     checkpoints.close()

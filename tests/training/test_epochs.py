@@ -82,7 +82,7 @@ def test_twice_the_batch_in_the_middle_leaves_as_many_epochs(tmp_path, caplog):
         'learning_rate was 0.001 when this run was last saved, and is 0.002 from here on',
         'mesh was () when this run was last saved, and is (1, 2) from here on',
         'gpu_ids was (0,) when this run was last saved, and is (0, 1) from here on',
-        'an epoch had 4 steps, and has 2 from here on; 1.50 are done',
+        'an epoch had 4 steps and has 2 from here on; 1.50 epochs are done',
     ):
         assert told in caplog.text
     caplog.clear()

@@ -5,16 +5,16 @@ import functools
 import jax
 import numpy as np
 import pytest
-from support.runs import NoSignals, StopAfter, final_state, lines
+from support.runs import NoSignals, StopAfter, adam_of, final_state, lines
 from support.tiny import tiny_config, tiny_dataset
 
 from sreml_jax.run import Run
-from sreml_jax.runtime import sharding as meshes
+from sreml_jax.runtime import sharding
 from sreml_jax.runtime.errors import RunError
 from sreml_jax.train import train
 from sreml_jax.training import step
 from sreml_jax.training.epochs import Epochs
-from sreml_jax.training.metrics_log import Journal
+from sreml_jax.training.metrics_log import MetricsLog
 
 STD = np.full(3, 0.5, np.float32)
 
@@ -23,7 +23,7 @@ def steps_of(mean, skip, poisoned=None):
     """The state before and after one step, and its metrics; `poisoned`: the member with a NaN in it."""
     config = tiny_config(gpu_ids=(0, 1))
     run = Run.of(config)
-    adam = run.adam(4)
+    adam = adam_of(run)
     state = step.initial_state(run.model, adam, run.mesh, 0)
     if poisoned is not None:
         bias = state.params['members']['fc']['bias']
@@ -32,13 +32,13 @@ def steps_of(mean, skip, poisoned=None):
     train_step = step.make_train_step(
         run.model, adam, run.mesh, np.float32([mean] * 3), STD, skip_nonfinite=skip
     )
-    put = functools.partial(meshes.put, run.mesh, meshes.IMAGES, rows=8)
+    put = functools.partial(sharding.put, run.mesh, sharding.IMAGES, rows=8)
     random = np.random.default_rng(0)
     images, labels = (
         put(random.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8)),
         put(np.arange(8, dtype=np.int32)),
     )
-    table = meshes.put_whole(run.mesh, meshes.META_TABLE, random.integers(0, 4, (2, 8), dtype=np.int32))
+    table = sharding.put_whole(run.mesh, sharding.META_TABLE, random.integers(0, 4, (2, 8), dtype=np.int32))
     state, metrics = train_step(state, images, labels, table)
     return config, before, state, metrics
 
@@ -64,13 +64,13 @@ def test_a_finite_update_is_the_same_with_and_without_skipping():
 def test_the_sentence_names_the_members_and_the_rate(tmp_path):
     config, _, state, metrics = steps_of(0.5, skip=False, poisoned=1)
     assert np.isfinite(metrics['member_losses']).tolist() == [True, False]
-    journal = Journal(config, tmp_path, 0, Epochs(3, 4), lambda number: 0.25 * (number + 1))
+    metrics_log = MetricsLog(config, tmp_path, 0, Epochs(3, 4), lambda number: 0.25 * (number + 1))
     with pytest.raises(RunError, match=r'step 3 is not finite \(members: 1; learning rate 0.75\)'):
-        journal.tell(3, metrics)
+        metrics_log.add(3, metrics)
     # The trunk's gradient is the sum over members.
     with pytest.raises(RunError, match='the trunk after step 3 is not finite'):
-        journal.check(3, state)
-    journal.close()
+        metrics_log.check(3, state)
+    metrics_log.close()
     assert lines(tmp_path) == []
 
 
@@ -111,9 +111,11 @@ def test_updates_left_out_before_a_resume_count_and_each_is_logged(tmp_path):
 
 def test_what_was_left_out_before_stops_no_run_that_may_leave_out_no_more(tmp_path):
     metrics = {'loss': 1.0, 'accuracy': 0.5, 'member_losses': np.ones(2), 'skipped': False}
-    journal = Journal(tiny_config(skip_nonfinite=0), tmp_path, 7, Epochs(3, 4), lambda _: 0.1, skipped=2)
-    journal.tell(8, metrics)
-    assert [line['step'] for line in lines(tmp_path)] == [8] and journal.skipped == 2
+    metrics_log = MetricsLog(
+        tiny_config(skip_nonfinite=0), tmp_path, 7, Epochs(3, 4), lambda _: 0.1, skipped=2
+    )
+    metrics_log.add(8, metrics)
+    assert [line['step'] for line in lines(tmp_path)] == [8] and metrics_log.skipped == 2
     with pytest.raises(RunError, match=r'step 9 is not finite .* 2 updates were skipped before'):
-        journal.tell(9, metrics | {'loss': np.nan, 'skipped': True})
-    journal.close()
+        metrics_log.add(9, metrics | {'loss': np.nan, 'skipped': True})
+    metrics_log.close()

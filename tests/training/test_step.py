@@ -3,7 +3,6 @@
 import functools
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import mesh_bytes
@@ -11,11 +10,13 @@ import mesh_table
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from support.paths import ROOT
+from support.runs import adam_of
 from support.tiny import tiny_config
 
 from sreml_jax.model import resnet
 from sreml_jax.run import Run
-from sreml_jax.runtime import sharding as meshes
+from sreml_jax.runtime import sharding
 from sreml_jax.training import step
 
 MEAN = STD = np.full(3, 0.5, np.float32)
@@ -40,7 +41,7 @@ def trajectory(model_type, data, member, dtype='float32', member_conv='grouped')
     images = np.random.default_rng(1).integers(0, 255, (24, 8, 8, 3), dtype=np.uint8)
     embeddings = None
     if dtype == 'float32':
-        images = meshes.put(run.mesh, meshes.IMAGES, images, 24)
+        images = sharding.put(run.mesh, sharding.IMAGES, images, 24)
         embeddings = step.make_embed_step(run.model, run.mesh, MEAN, STD)(state.variables, images)
     return losses, gradient, *map(jax.device_get, (state.params, state.batch_stats, embeddings))
 
@@ -117,9 +118,8 @@ def test_no_collective_moves_members(devices):
 
 def test_the_script_prints_what_each_mesh_holds_and_sends():
     tiny = ['--devices=1,2', '--members=2', '--batch_size=2', '--image_size=32']
-    root = Path(mesh_bytes.__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, 'launch/mesh_bytes.py', *tiny], cwd=root, capture_output=True, text=True
+        [sys.executable, 'launch/bench/mesh_bytes.py', *tiny], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     *_, alone, shared = (line.split() for line in done.stdout.splitlines())
@@ -146,7 +146,7 @@ def test_the_sum_of_collectives_counts_what_a_program_says():
 def test_members_lie_on_their_device_alone():
     config = tiny_config(gpu_ids=(0, 1, 2), ensemble_size=6)
     run = Run.of(config)
-    state = step.initial_state(run.model, run.adam(1), run.mesh, 0)
+    state = step.initial_state(run.model, adam_of(run), run.mesh, 0)
     kernel = state.params['members']['fc']['kernel']
     assert [s.data.shape[0] for s in kernel.addressable_shards] == [2, 2, 2]
     assert state.opt_state[0].mu['members']['fc']['kernel'].sharding == kernel.sharding
@@ -155,7 +155,7 @@ def test_members_lie_on_their_device_alone():
 
 def test_initial_values_do_not_depend_on_the_mesh():
     states = [
-        step.initial_state(run.model, run.adam(1), run.mesh, 7).params
+        step.initial_state(run.model, adam_of(run), run.mesh, 7).params
         for run in (Run.of(tiny_config(gpu_ids=ids)) for ids in ((0,), (0, 1)))
     ]
     jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, states))
