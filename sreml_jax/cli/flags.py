@@ -1,19 +1,17 @@
-"""The command line: modes, flags, what each mode needs, and --help. Imports neither jax nor tensorflow.
+"""The command line: its modes and flags, and what each mode needs. Imports neither jax nor tensorflow.
 
 A new mode is a row of `MODES`, the flags that only it has, and a function of its name in modes.py.
 """
 
 import sys
-import textwrap
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-import sreml_jax
+from sreml_jax.cli import help
 from sreml_jax.configs import default
-from sreml_jax.runtime import versions
 from sreml_jax.runtime.errors import UserError, did_you_mean
 
 T = TypeVar('T')
@@ -112,21 +110,23 @@ PORT = flags.DEFINE_integer(
     'port', 8000, 'N: to listen at; 0 takes one that is free [8000]', lower_bound=0, upper_bound=65535
 )
 
+# The packaged configs had a package of their own before they moved into the program's.
+_OLD_IMPORT = (
+    '{} imports configs, which is only found in a checkout; write "from sreml_jax.configs import default"'
+)
 _HELP = ('help', 'h', 'helpshort')
-_EVERY_MODE = ('config', 'workdir')
 _KINDS = {
     'invalid literal for int()': 'a whole number',
     'could not convert string to float': 'a number',
     'Non-boolean argument': 'true or false',
 }
-_HOSTS = ('coordinator', 'processes', 'process')
 
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake ends with one sentence and exit code 2."""
     asked = {argument.lstrip('-') for argument in argv[1:] if argument.startswith('-')}
     if not asked.isdisjoint((*_HELP, 'version')):
-        print(version_text() if 'version' in asked else help_text())
+        print(help.version() if 'version' in asked else help.text(MODES))
         sys.exit(0)
     try:
         sys.argv[1:] = _file_first(argv[1:])  # ml_collections reads it
@@ -134,6 +134,10 @@ def parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS([argv[0], *default_config, *sys.argv[1:]])
         if len(rest) > 1:
             raise UserError(f'{rest[1]!r} is no option; options begin with --, see --help')
+    except ModuleNotFoundError as error:
+        if error.name != 'configs':
+            raise
+        sys.exit(complain(_OLD_IMPORT.format(config_flags.get_config_filename(flags.FLAGS['config']))))
     except (flags.Error, AttributeError, TypeError, ValueError, UserError) as error:
         sys.exit(complain(_sentence(error)))
     return rest
@@ -143,7 +147,7 @@ def check_needed(mode: str) -> None:
     """Raises UserError for the first flag that the mode needs and was not given."""
     for name in MODES[mode].needs:
         if not flags.FLAGS[name].value:
-            raise UserError(f'--mode={mode} needs --{name}, {_explained(name)[1]}')
+            raise UserError(f'--mode={mode} needs --{name}, {help.explained(name)[1]}')
 
 
 def value(flag: flags.FlagHolder[T | None]) -> T:
@@ -175,73 +179,12 @@ def complain(sentence: str) -> int:
     return 2
 
 
-def version_text() -> str:
-    """Returns what --version prints: this program's version and what decides its results."""
-    own, *others = (f'{name} {version}' for name, version in versions.installed().items())
-    return f'{own} ({", ".join(others)})'
-
-
-def help_text() -> str:
-    """Returns what --help prints."""
-    parts = [
-        f'sreml_jax {sreml_jax.__version__}: squeezed randomized ensembles for metric learning',
-        'usage: sreml [--mode=MODE] [--config=FILE] [--config.FIELD=VALUE ...] [--workdir=DIR] [OPTION ...]\n'
-        '       (in a checkout without installing: python -m sreml_jax.main ...)',
-        _section(
-            'modes; train is the one where none is named', [(name, mode.does) for name, mode in MODES.items()]
-        ),
-        _section(
-            'options of every mode',
-            [
-                *map(_row, _EVERY_MODE),
-                _field_row(),
-                ('--version', 'print the version, and those of JAX and Flax'),
-            ],
-        ),
-    ]
-    for name, mode in MODES.items():
-        if own := [_row(flag) for flag in (*mode.needs, *mode.takes) if flag not in _EVERY_MODE]:
-            parts.append(_section(f'options of --mode={name}', own))
-    parts.append(_section('several hosts, started by hand', [_row(flag) for flag in _HOSTS]))
-    return '\n\n'.join(parts)
-
-
 def _sentence(error: Exception) -> str:
     """Returns what is wrong with a flag; where Python says it of its own int() or float(), in other words."""
     text = ' '.join(str(error).split())
     given, _, why = text.removeprefix('flag ').partition(': ')
     kind = next((kind for python, kind in _KINDS.items() if python in why), None)
     return f'{given} is not {kind}' if kind else text
-
-
-def _row(flag: str) -> tuple[str, str]:
-    value, text = _explained(flag)
-    return f'--{flag}={value}' if value else f'--{flag}', text
-
-
-def _field_row() -> tuple[str, str]:
-    fields = PACKAGED / 'default.py'
-    return '--config.FIELD=VALUE', f'a field of the config; {fields} lists and explains all'
-
-
-def _explained(flag: str) -> tuple[str, str]:
-    """Returns the name of the flag's value and what the flag is."""
-    value, _, text = flags.FLAGS[flag].help.partition(': ')
-    return ('CHOICE', f'{value[1:-1]}: {text}') if value.startswith('<') else (value, text)
-
-
-def _section(title: str, rows: list[tuple[str, str]]) -> str:
-    lines = [title]
-    for name, text in rows:
-        lines += textwrap.wrap(
-            text,
-            100,
-            initial_indent=f'  {name:<23} ',
-            subsequent_indent=' ' * 26,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    return '\n'.join(lines)
 
 
 def _file_first(arguments: list[str]) -> list[str]:

@@ -1,9 +1,15 @@
 """What goes wrong while a checkpoint is written or read, in few words, and without orbax's own noise."""
 
 import logging
+import os
 import sys
 import textwrap
 import warnings
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a line of absl's log comes from another library."""
+    return f'{os.sep}orbax{os.sep}' not in record.pathname
 
 
 def reason(error: BaseException | None) -> str:
@@ -19,7 +25,8 @@ def reason(error: BaseException | None) -> str:
 
 
 def hush() -> None:
-    """Silences the reads and writes that orbax leaves pending when one file fails: their loop is gone."""
+    """Silences orbax: its log, and the reads and writes it leaves pending when one file fails."""
+    logging.getLogger('absl').addFilter(_not_of_orbax)
     warnings.filterwarnings('ignore', "coroutine '.*' was never awaited")
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
     before = sys.unraisablehook

@@ -20,9 +20,9 @@ def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.Com
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def refused(*arguments: str, **environment: str) -> str:
+def refused(*arguments: str, cwd: Path = ROOT, **environment: str) -> str:
     """Runs the program, which must refuse; returns its sentence."""
-    done = run(*arguments, **environment)
+    done = run(*arguments, cwd=cwd, **environment)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ''
     assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1, done.stderr
@@ -90,3 +90,17 @@ def test_elsewhere_the_packaged_configs_are_found_and_ones_own_come_first(tmp_pa
     (tmp_path / 'configs').mkdir()
     (tmp_path / 'configs' / 'cub.py').write_text('raise ValueError("my own")')
     assert 'my own' in run('--config=configs/cub.py', '--mode=describe', cwd=tmp_path).stderr
+
+
+def test_a_config_may_import_the_default_of_a_checkout_and_elsewhere_hears_the_new_name(tmp_path):
+    mine = tmp_path / 'mine.py'
+    mine.write_text('from configs import default\n\ndef get_config():\n    return default.get_config()\n')
+    describe = '--mode=describe', f'--config={mine}', '--config.model_type=resnet34'
+    assert 'resnet34, width 64' in run(*describe).stdout
+    absent = tmp_path / 'absent'  # even where a checkout is installed beside the tests
+    absent.mkdir()
+    (absent / 'configs.py').write_text('raise ModuleNotFoundError(name="configs")')
+    assert refused(*describe, cwd=tmp_path, PYTHONPATH=f'{absent}{os.pathsep}{ROOT}') == (
+        f'error: {mine} imports configs, which is only found in a checkout; write '
+        '"from sreml_jax.configs import default"\n'
+    )

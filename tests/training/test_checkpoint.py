@@ -257,7 +257,7 @@ def test_a_state_is_restored_onto_another_mesh_bit_for_bit(before, after, tmp_pa
     kernel = restored.params['members']['kernel']
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(12 // after, 3, 5)}
     assert restored.params['trunk']['kernel'].sharding.is_fully_replicated
-    variables = checkpoints.variables(7, wanted)
+    variables = checkpoints.variables(7, wanted.variables)
     jax.tree.map(np.testing.assert_array_equal, variables, expected.variables)
 
 
