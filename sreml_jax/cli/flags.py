@@ -137,7 +137,7 @@ def parse(argv: list[str]) -> list[str]:
     except ModuleNotFoundError as error:
         if error.name != 'configs':
             raise
-        sys.exit(complain(_OLD_IMPORT.format(config_flags.get_config_filename(flags.FLAGS['config']))))
+        sys.exit(complain(_OLD_IMPORT.format(sys.argv[1].partition('=')[2])))
     except (flags.Error, AttributeError, TypeError, ValueError, UserError) as error:
         sys.exit(complain(_sentence(error)))
     return rest
