@@ -2,8 +2,6 @@
 
 import importlib
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sreml_jax.data.dataset import Dataset
+from sreml_jax.data.tensorflow_import import import_tensorflow
 from sreml_jax.runtime.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -51,21 +50,6 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     for note in builder.info.metadata['notes']:
         log.warning('%s: %s.', name, note)
     return builder
-
-
-def import_tensorflow() -> None:
-    """Imports tensorflow without keras, which nothing here uses and which would take two seconds more."""
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # tensorflow is talkative at its start
-    # Nothing here uses oneDNN, and on some processors tensorflow says, whatever its log level, that it could.
-    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
-    hidden = 'keras' not in sys.modules
-    if hidden:
-        sys.modules['keras'] = None  # type: ignore[assignment]  # "cannot be imported"
-    try:
-        importlib.import_module('tensorflow')
-    finally:
-        if hidden:
-            del sys.modules['keras']
 
 
 def summary(config: ConfigDict) -> str:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sreml_jax import data
 from sreml_jax.data import decode
+from sreml_jax.data.tensorflow_import import import_tensorflow
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
 
@@ -209,7 +209,7 @@ def _read(file: Found, known: str, resize: Callable[[np.ndarray], np.ndarray]) -
 @functools.cache
 def _resizer(size: int) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the resizing of training and evaluation, for any thread; imports tensorflow."""
-    data.import_tensorflow()
+    import_tensorflow()
     import tensorflow as tf
 
     from sreml_jax.data.pipeline import resized

@@ -271,7 +271,7 @@ def test_the_process_ends_though_batches_are_on_their_way(tmp_path, config):
     pictures.write_classes(tmp_path / 'data', 2, 200)
     code = f"""
 import numpy as np
-from configs import default
+from sreml_jax.configs import default
 from sreml_jax import data
 config = default.get_config()
 config.update(data_name='folder', data_dir={config.data_dir!r}, prepared_dir={config.prepared_dir!r})

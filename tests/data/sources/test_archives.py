@@ -156,7 +156,7 @@ def test_folder_that_cannot_be_written_to_is_told(tmp_path, monkeypatch):
 
 def start_unpacking(folder):
     code = (
-        'import sys; from pathlib import Path; from sreml_jax.data import archives; '
+        'import sys; from pathlib import Path; from sreml_jax.data.sources import archives; '
         "archives.unpack(Path(sys.argv[1]), ['birds'])"
     )
     return subprocess.Popen([sys.executable, '-c', code, str(folder)])

@@ -214,7 +214,7 @@ PROCESSES = """
 import os, random, signal, sys, time
 from pathlib import Path
 import tensorflow
-from configs import default
+from sreml_jax.configs import default
 from sreml_jax.data.sources.folder import Folder
 
 source, prepared, kills, together = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 from sreml_jax.model.resnet import BACKBONES
 from sreml_jax.model.weights import hub
@@ -21,8 +22,7 @@ PATH = f'/{REPOSITORY}/resolve/{REVISION}/model.safetensors'
 FETCH = """
 import sys, time
 from sreml_jax.runtime.errors import UserError
-from sreml_jax.model import hub
-from support.paths import ROOT
+from sreml_jax.model.weights import hub
 time.sleep = lambda seconds: None
 hub.PUBLISHED['resnet18'] = hub.PUBLISHED['resnet18']._replace(sha256=sys.argv[1])
 try:

@@ -13,6 +13,7 @@ from support.golden import Case, fill, torch_shape
 from support.paths import SHARED
 from support.tiny import tiny_config, tiny_dataset
 
+from sreml_jax import resume
 from sreml_jax.cli import validation as configs
 from sreml_jax.configs import car, cub, default, isc, sop
 from sreml_jax.model import init
@@ -21,7 +22,6 @@ from sreml_jax.model.weights import torchvision
 from sreml_jax.run import Run
 from sreml_jax.runtime import sharding as meshes
 from sreml_jax.runtime.errors import UserError
-from sreml_jax.train import start
 from sreml_jax.training import step
 from sreml_jax.training.checkpoint import Checkpoints
 from sreml_jax.training.optimizer import adam
@@ -265,18 +265,17 @@ def test_a_fresh_run_starts_from_them_and_a_resumed_one_needs_them_no_more(tmp_p
     path, dataset = tmp_path / 'x.npz', tiny_dataset()
     config = tiny_config(weights=str(path))
     run = Run.of(config)
-    optimizer = run.adam(1)
     weights = weights_for(run.model)
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         with pytest.raises(UserError, match='there is no file'):
-            start(run, optimizer, checkpoints, dataset, tmp_path)
+            resume.start(run, checkpoints, dataset, tmp_path)
         np.savez(path, **weights)
-        state, table, place = start(run, optimizer, checkpoints, dataset, tmp_path)
-        checkpoints.save(state, table, config, place)
+        fresh = resume.start(run, checkpoints, dataset, tmp_path)
+        checkpoints.save(fresh.state, *fresh.saved_with(dataset, skipped=0))
         checkpoints.wait()
         path.unlink()
-        again, *_ = start(run, optimizer, checkpoints, dataset, tmp_path)
-    for params in (state.params, again.params):
+        again = resume.start(run, checkpoints, dataset, tmp_path)
+    for params in (fresh.state.params, again.state.params):
         assert_array_equal(params['trunk']['conv1']['kernel'], weights['conv1.weight'].transpose(2, 3, 1, 0))
         for kernel in params['members']['layer4']['1']['conv2']['kernel']:
             assert_array_equal(kernel, weights['layer4.1.conv2.weight'].transpose(2, 3, 1, 0))

@@ -1,4 +1,4 @@
-"""What loading a dataset imports."""
+"""tensorflow is imported without keras."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ import sys
 def test_tensorflow_comes_without_keras():
     code = """
 import sys
-from sreml_jax import data
-data.import_tensorflow()
+from sreml_jax.data.tensorflow_import import import_tensorflow
+import_tensorflow()
 import tensorflow_datasets
 print('tensorflow' in sys.modules, 'keras' in sys.modules)
 """
