@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from support.golden import BACKBONES, SEED_TABLE
+from support.runs import abstract_state, adam_of
 from support.tiny import tiny_config
-from test_ensemble import BACKBONES, SEED_TABLE
 
 from sreml_jax import describe
 from sreml_jax.configs import default
@@ -61,12 +62,12 @@ def test_the_memory_is_within_15_percent_of_the_compiled_step_s(fields):
     config = default.get_config()
     config.update(ensemble_size=2, gpu_ids=(0,), **fields)
     run = Run.of(config)
-    adam, rows, pixels = run.adam(1), config.batch_size, config.image_size
-    train_step = step.make_train_step(run.model, adam, run.mesh, np.zeros(3, 'f'), np.ones(3, 'f'))
+    rows, pixels = config.batch_size, config.image_size
+    train_step = step.make_train_step(run.model, adam_of(run), run.mesh, np.zeros(3, 'f'), np.ones(3, 'f'))
     images, labels, table = (
         jax.ShapeDtypeStruct(shape, dtype)
         for shape, dtype in (((rows, pixels, pixels, 3), np.uint8), ((rows,), np.int32), ((2, 50), np.int32))
     )
-    sizes = train_step.lower(run.abstract_state(adam), images, labels, table).compile().memory_analysis()
+    sizes = train_step.lower(abstract_state(run), images, labels, table).compile().memory_analysis()
     held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     assert describe.device_memory(config) == pytest.approx(held + sizes.temp_size_in_bytes, rel=0.15)

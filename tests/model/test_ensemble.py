@@ -8,17 +8,11 @@ import numpy as np
 import optax
 import pytest
 from numpy.testing import assert_allclose
-from support.golden import BACKBONES, Case
+from support.golden import BACKBONES, SEED_TABLE, Case
 
 from sreml_jax.model.ensemble import Ensemble, embed, normalize
 from sreml_jax.training import loss as objective
 from sreml_jax.training.optimizer import adam
-
-SEED_TABLE = {  # the seed's parameter counts, and the cells it left open (issue 2)
-    12: (529_365_376, 1_011_079_808, 1_118_974_592, 1_094_093_696),
-    192: (533_797_696, 1_015_512_128, 1_136_677_952, 1_111_797_056),
-    500: (541_381_888, 1_023_096_320, 1_166_970_368, 1_142_089_472),
-}
 
 
 @pytest.mark.parametrize('meta_classes', SEED_TABLE)
