@@ -28,7 +28,7 @@ def begun(folder: Path) -> Path:
     config = saved_config.with_normalization(tiny_config(learning_rate=0.25), dataset.mean, dataset.std)
     run, checkpoints = Run.of(config), Checkpoints(folder)
     table = np.zeros((config.ensemble_size, 8), np.int32)
-    checkpoints.save_last(step.initial_state(run.model, adam_of(run), run.mesh, seed=0), table, config, {})
+    checkpoints.save_last(step.initial_state(run.model, adam_of(run, 1), run.mesh, seed=0), table, config, {})
     checkpoints.close()
     lines = [{'step': i, 'loss': 2 - i / 50, 'accuracy': i / 100, 'learning_rate': 0.1} for i in range(1, 61)]
     lines[7]['loss'] = None

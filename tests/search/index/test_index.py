@@ -96,7 +96,7 @@ def test_unreadable_images_are_listed_until_they_are_readable(tmp_path):
 
 
 def killed_everywhere(folder: Path) -> None:
-    """Kills the same change of an index at every third line of sreml_jax/search/index, on a copy each time."""
+    """Kills the same change of an index at every third line of the package, on a copy each time."""
     add(folder, names(0, 3))
     writer._SECONDS = -1
     os.fsync = lambda file: None  # no power is cut here
