@@ -45,7 +45,7 @@ def report(workdir, embedder, tmp_path_factory) -> Path:
     """Its report, alone in a folder."""
     from sreml_jax.evaluation import report_page
 
-    path = report_page.write(embedder, workdir, named_dataset())
+    path = report_page.write(embedder, named_dataset())
     return Path(shutil.move(path, tmp_path_factory.mktemp('alone') / 'moved.html'))
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.indexes import ABOUT, DIMENSIONS, MEMBERS, add, embeddings_of, items_of, names
+from support.paths import ROOT, TESTS
 
 from sreml_jax.retrieval import quantization
 from sreml_jax.runtime.errors import UserError
@@ -94,7 +96,7 @@ def test_unreadable_images_are_listed_until_they_are_readable(tmp_path):
 
 
 def killed_everywhere(folder: Path) -> None:
-    """Kills the same change of an index at every third line of sreml_jax/index, on a copy each time."""
+    """Kills the same change of an index at every third line of the package, on a copy each time."""
     add(folder, names(0, 3))
     writer._SECONDS = -1
     os.fsync = lambda file: None  # no power is cut here
@@ -116,7 +118,7 @@ def killed_everywhere(folder: Path) -> None:
             left = itertools.count(line, -1)
 
             def trace(frame, event, _, left=left):
-                if 'sreml_jax/index' not in frame.f_code.co_filename:
+                if 'sreml_jax/search/index' not in frame.f_code.co_filename:
                     return None
                 if event == 'line' and not next(left):
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -149,8 +151,7 @@ def killed_everywhere(folder: Path) -> None:
 def test_killed_at_any_point_a_reader_sees_the_old_state_or_the_new(tmp_path):
     # In a process of its own: one with JAX's threads must not fork. In memory, for SQLite waits for the disk.
     memory = Path('/dev/shm')
-    here = Path(__file__).parent
-    environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(here), str(here.parent)])}
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join(map(str, [Path(__file__).parent, TESTS, ROOT]))}
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
         code = f'from test_index import *; killed_everywhere(Path({folder!r}) / "index")'
         done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
