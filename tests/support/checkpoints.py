@@ -46,6 +46,6 @@ def saved(workdir: Path, *steps: int) -> list[TrainState]:
     states = [state_at(step, mesh_of(1)) for step in steps]
     checkpoints = Checkpoints(workdir, kept=len(steps))
     for state in states:
-        checkpoints.save(state, TABLE + int(state.step), tiny_config(num_epochs=int(state.step)), PLACE)
+        checkpoints.save(state, TABLE + int(state.step), tiny_config(num_epochs=int(state.step)), PROGRESS)
     checkpoints.close()
     return states

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sreml_jax.cli import validation as configs
 from sreml_jax.data.in_memory import ArrayDataset
 from sreml_jax.run import Run
-from sreml_jax.training import step
+from sreml_jax.training import saved_config, step
 from sreml_jax.training.checkpoint import Checkpoints
+from support.runs import adam_of
 from support.tiny import tiny_config, tiny_dataset
 
 STRANGE = '<b>odd</b> & "quoted" name'  # of a class: shown as it is
@@ -25,10 +25,10 @@ STRANGE = '<b>odd</b> & "quoted" name'  # of a class: shown as it is
 def begun(folder: Path) -> Path:
     """Writes the checkpoint of step 0, and the scalars of a run."""
     dataset = tiny_dataset()
-    config = configs.with_colors(tiny_config(learning_rate=0.25), dataset.mean, dataset.std)
+    config = saved_config.with_normalization(tiny_config(learning_rate=0.25), dataset.mean, dataset.std)
     run, checkpoints = Run.of(config), Checkpoints(folder)
     table = np.zeros((config.ensemble_size, 8), np.int32)
-    checkpoints.save_last(step.initial_state(run.model, run.adam(1), run.mesh, seed=0), table, config, {})
+    checkpoints.save_last(step.initial_state(run.model, adam_of(run, 1), run.mesh, seed=0), table, config, {})
     checkpoints.close()
     lines = [{'step': i, 'loss': 2 - i / 50, 'accuracy': i / 100, 'learning_rate': 0.1} for i in range(1, 61)]
     lines[7]['loss'] = None
