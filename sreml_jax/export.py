@@ -40,13 +40,14 @@ def export(embedder: Embedder, out: Path) -> None:
     exported = jax.export.export(jax.jit(function(embedder)), platforms=PLATFORMS)(*arguments)
     beside = out.with_name(out.name + '.npz')
     advice = 'take another --out'
+    # The inner file is written and moved first, so that an error names the path that the user gave.
     with (
-        files.atomic_write(out, UserError, advice) as function_file,
         files.atomic_write(beside, UserError, advice) as weights_file,
+        files.atomic_write(out, UserError, advice) as function_file,
     ):
+        function_file.write_bytes(exported.serialize())
         with weights_file.open('wb') as file:
             np.savez(file, **weights)
-        function_file.write_bytes(exported.serialize())
     size, dimensions = embedder.image_size, embedder.dimensions
     print(
         f'{out}: uint8 images [batch, {size}, {size}, 3] -> float32 embeddings [batch, {dimensions}], '

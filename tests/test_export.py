@@ -9,22 +9,22 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
+from support.paths import ROOT
+from support.runs import adam_of
 from support.tiny import tiny_config
 
-from sreml_jax.cli import validation as configs
 from sreml_jax.embedder import Embedder
 from sreml_jax.export import export, function
 from sreml_jax.retrieval import pca
 from sreml_jax.run import Run, fingerprint
 from sreml_jax.runtime.errors import UserError
-from sreml_jax.training import step
+from sreml_jax.training import saved_config, step
 from sreml_jax.training.checkpoint import Checkpoints, newest_config
 
 ELSEWHERE = """
 import sys
 import jax.export
 import numpy as np
-from support.paths import ROOT
 
 exported = jax.export.deserialize(open('exported', 'rb').read())
 weights = jax.device_put(dict(np.load('exported.npz')))
@@ -40,10 +40,10 @@ assert not [name for name in sys.modules if name.partition('.')[0] in mine]
 def workdir(tmp_path_factory) -> Path:
     """The checkpoint of a run that has only begun."""
     folder = tmp_path_factory.mktemp('runs') / 'tiny'
-    config = configs.with_colors(tiny_config(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    config = saved_config.with_normalization(tiny_config(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     run, checkpoints = Run.of(config), Checkpoints(folder)
     table = np.zeros((config.ensemble_size, 8), np.int32)
-    checkpoints.save_last(step.initial_state(run.model, run.adam(1), run.mesh, seed=0), table, config, {})
+    checkpoints.save_last(step.initial_state(run.model, adam_of(run, 1), run.mesh, seed=0), table, config, {})
     checkpoints.close()
     return folder
 

@@ -1,21 +1,14 @@
 """Whole runs on a tiny dataset: what they leave behind, and resuming exactly."""
 
-import json
-import re
-import threading
-
 import jax
 import numpy as np
 import pytest
-from PIL import Image
-from sklearn.decomposition import PCA
+from support.runs import Interrupted, NoSignals, StopAfter, adam_of, final_state, lines
 from support.tiny import tiny_config, tiny_dataset
 
-from sreml_jax.embedder import Embedder
-from sreml_jax.evaluate import embed_split, evaluate, raw_pixels
 from sreml_jax.model.ensemble import normalize
 from sreml_jax.run import Run
-from sreml_jax.runtime.errors import RunError, UserError
+from sreml_jax.runtime.errors import UserError
 from sreml_jax.train import train
 from sreml_jax.training import checkpoint, meta_classes, step
 
@@ -44,7 +37,7 @@ def test_the_loss_is_of_smoothed_targets(tmp_path):
         train(config, tmp_path, dataset, StopAfter(1))
     batch = next(dataset.train_batches(config.batch_size, 1, config.seed))
     run = Run.of(config)
-    state = step.initial_state(run.model, run.adam(4), run.mesh, config.seed)
+    state = step.initial_state(run.model, adam_of(run), run.mesh, config.seed)
     images = normalize(batch['image'], dataset.mean, dataset.std)
     logits, _ = jax.jit(lambda *a: run.model.apply(*a, train=True, mutable=['batch_stats']))(
         state.variables, images
@@ -54,88 +47,6 @@ def test_the_loss_is_of_smoothed_targets(tmp_path):
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = -(targets * np.log(probabilities)).sum(-1).mean()
     np.testing.assert_allclose(lines(tmp_path)[0]['loss'], expected, rtol=1e-4)
-
-
-def test_the_table_is_the_same_each_time(whole, capsys):
-    config, workdir = whole
-    first = evaluate(config, workdir, tiny_dataset())
-    printed = capsys.readouterr().out
-    assert evaluate(config, workdir, tiny_dataset()) == first
-    assert capsys.readouterr().out == printed
-    row = next(line.split() for line in printed.splitlines() if line.startswith('R@1 '))
-    assert row[1] == f'{100 * first.recall[1]:.2f}%'
-    stored = json.loads((workdir / 'results.json').read_text())
-    assert stored['recall'] == {str(k): v for k, v in first.recall.items()}
-    assert (workdir / 'retrievals.png').stat().st_size > 10_000
-
-
-def test_a_thorough_evaluation(whole, capsys):
-    config, workdir = whole
-    dataset = tiny_dataset()
-    recall = evaluate(config, workdir, dataset, thorough=True).recall[1]
-    printed = capsys.readouterr().out
-    results = json.loads((workdir / 'results.json').read_text())
-    embeddings = Embedder(workdir).images(next(dataset.images('test', np.arange(42), 42)))
-    similarity = embeddings @ embeddings.T
-    np.fill_diagonal(similarity, -2)
-    labels = dataset.labels['test']
-    right = labels[np.argsort(-similarity, 1)] == labels[:, None]
-
-    relevant = right.sum(1)  # the image itself comes last
-    found = [row[: r - 1].mean() for row, r in zip(right, relevant, strict=True)]
-    assert results['r_precision'] == pytest.approx(np.mean(found))
-    assert f'MAP@R {100 * results["map_at_r"]:.2f}%, R-precision {100 * np.mean(found):.2f}%' in printed
-
-    one, two = results['members_curve']
-    assert (one['members'], one['subsets'], two['members'], two['subsets']) == (1, 2, 2, 1)
-    assert two['mean'] == recall
-    rise = f'from 1 member to 2: {100 * (recall - one["mean"]):+.2f} points'
-    assert rise in printed
-    with Image.open(workdir / 'members_curve.png') as picture:
-        assert picture.size == (960, 600)
-
-    # Two members of four meta classes: nothing is shorter than 64 numbers.
-    whole_numbers, in_bytes = results['shrunk']
-    assert whole_numbers == {'dimensions': 8, 'storage': 'float32', 'image_bytes': 32, 'recall': recall}
-    rounded = np.rint(embeddings * 127 * np.sqrt(2))
-    rounded = rounded @ rounded.T
-    np.fill_diagonal(rounded, -np.inf)
-    assert in_bytes['recall'] == pytest.approx((labels[rounded.argmax(1)] == labels).mean())
-    assert (in_bytes['storage'], in_bytes['image_bytes']) == ('int8', 8)
-
-    evaluate(config, workdir, dataset)  # as the same `train` again does
-    assert json.loads((workdir / 'results.json').read_text()) == results
-
-
-def test_embeddings_are_shrunk_as_the_table_says(whole, capsys):
-    _, workdir = whole
-    dataset, config = tiny_dataset(), checkpoint.newest_config(workdir)
-    config.embedding_dim = 3
-    evaluate(config, workdir, dataset, thorough=True)
-    rows = json.loads((workdir / 'results.json').read_text())['shrunk']
-    shrunk = {(row['dimensions'], row['storage']): row for row in rows}
-    assert list(shrunk) == [(8, 'float32'), (8, 'int8'), (3, 'float32'), (3, 'int8')]
-    assert re.search(r'\n +3 +int8 +3 +\d+\.\d\d%\n', capsys.readouterr().out)
-
-    short, long = Embedder(workdir, config), Embedder(workdir)
-    images = {
-        split: next(dataset.images(split, np.arange(n), n)) for split, n in (('train', 36), ('test', 42))
-    }
-    pca = PCA(3, whiten=True).fit(long.images(images['train']).astype(float))
-    expected = pca.transform(long.images(images['test']))
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    found = short.images(images['test'])
-    signs = np.sign((found * expected).sum(0))
-    np.testing.assert_allclose(found * signs, expected, atol=1e-3)
-    similarity = found @ found.T
-    np.fill_diagonal(similarity, -2)
-    labels = dataset.labels['test']
-    assert shrunk[3, 'float32']['recall'] == pytest.approx((labels[similarity.argmax(1)] == labels).mean())
-
-    config.embedding_dim = 36
-    config.ensemble_size = 10
-    with pytest.raises(UserError, match='must be less than the 36 training images'):
-        evaluate(config, workdir, dataset, thorough=True)
 
 
 @pytest.mark.parametrize('after', [2, 5])
@@ -212,22 +123,3 @@ def test_a_workdir_that_can_not_be_made_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='cannot be made'):
         train(tiny_config(), tmp_path / 'file' / 'run', tiny_dataset(), NoSignals())
-
-
-def test_an_evaluation_whose_data_stall_says_so():
-    released, dataset = threading.Event(), tiny_dataset()
-    dataset.images = lambda *_: iter(lambda: released.wait(30), True)
-    run = Run.of(tiny_config(stall_minutes=0.2 / 60))
-    try:
-        with pytest.raises(RunError, match='no batch for 0'):
-            embed_split(run, {}, dataset, 'test')
-        with pytest.raises(RunError, match='no batch for 0'):
-            raw_pixels(run, dataset, 'test')
-    finally:
-        released.set()
-
-
-def test_evaluating_a_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(UserError, match='holds no checkpoint'):
-        evaluate(tiny_config(), tmp_path, tiny_dataset())
-    assert not list(tmp_path.iterdir())

@@ -30,7 +30,7 @@ def test_neighbors_by_hand():
         [False, True, False],
     ]
     assert retrieved.ranks.tolist() == [0, 0, 1, 1, 2, 1, NO_MATCH, 0, 0]
-    assert retrieved.relevant.tolist() == [1, 1, 1, 1, 1, 1, 0, 1, 1]
+    assert retrieved.protocol.relevant.tolist() == [1, 1, 1, 1, 1, 1, 0, 1, 1]
 
 
 def test_hardest_classes():
@@ -61,4 +61,4 @@ def test_query_and_gallery():
 
     similarity = embeddings[:10] @ embeddings[10:].T
     assert retrieved.neighbors.tolist() == np.argsort(-similarity, 1)[:, :4].tolist()
-    assert retrieved.relevant.tolist() == (labels[:10, None] == labels[10:]).sum(1).tolist()
+    assert retrieved.protocol.relevant.tolist() == (labels[:10, None] == labels[10:]).sum(1).tolist()

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from sreml_jax.data.in_memory import ArrayDataset
-from sreml_jax.evaluation.pictures import RIGHT, WRONG, choose_queries, draw, drop, save_retrievals
+from sreml_jax.drawing.contact_sheet import RIGHT, WRONG, draw
+from sreml_jax.evaluation.pictures import choose_queries, drop, save_retrievals
 
 GREEN, RED = ImageColor.getrgb(RIGHT), ImageColor.getrgb(WRONG)
 BLUE, YELLOW = (0, 0, 200), (200, 200, 0)

@@ -33,7 +33,7 @@ def embedder(workdir) -> Embedder:
 @pytest.fixture(scope='module')
 def page(workdir, embedder) -> str:
     """Its report."""
-    path = report_page.write(embedder, workdir, named_dataset())
+    path = report_page.write(embedder, named_dataset())
     assert path == workdir / 'report.html'
     return path.read_text()
 

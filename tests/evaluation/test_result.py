@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sreml_jax.evaluation.result import Result, members_table, recall_table, shrinking_table, write_results
+from sreml_jax.evaluation.result import Result, dimensions_table, members_table, recall_table, write_results
 from sreml_jax.retrieval.members_curve import Point
-from sreml_jax.retrieval.pca import Shrunk
+from sreml_jax.retrieval.pca import Reduced
+from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.runtime.errors import RunError
+
+LABELS = np.array([3, 3, 4, 4, 9])
 
 
 def result(**different):
@@ -18,9 +21,7 @@ def result(**different):
         'dataset': 'cub',
         'crop': 'uncropped',
         'embedding': 'resnet18 x 48',
-        'same': True,
-        'query_labels': np.array([3, 3, 4, 4, 9]),
-        'gallery_labels': np.array([3, 3, 4, 4, 9]),
+        'protocol': Protocol(LABELS, LABELS, True),
     }
     return Result.of(np.array([0, 2, 1, 0, -1]), (1, 2, 1000), **(given | different))
 
@@ -32,9 +33,7 @@ def test_table():
         dataset='cub',
         crop='cropped',
         embedding='raw pixels',
-        same=True,
-        query_labels=np.arange(5),
-        gallery_labels=np.arange(5),
+        protocol=Protocol(np.arange(5), np.arange(5), True),
     )
     lines = recall_table(result(notes=['12 images missing']), raw).splitlines()
     assert lines == [
@@ -53,7 +52,7 @@ def test_table():
 
 
 def test_heading_of_query_and_gallery():
-    isc = result(dataset='isc', same=False, gallery_labels=np.arange(12_612))
+    isc = result(dataset='isc', protocol=Protocol(LABELS, np.arange(12_612), False))
     assert (
         isc.heading[0]
         == 'isc, uncropped, query/gallery: 5 queries against a gallery of 12,612 images; 3 classes'
@@ -131,12 +130,12 @@ def test_members_table():
     ]
 
 
-def test_shrinking_table():
-    rows = [Shrunk(2304, 'float32', 9216, 0.5), Shrunk(64, 'int8', 64, 0.4375)]
-    assert shrinking_table(rows).splitlines() == [
+def test_dimensions_table():
+    rows = [Reduced(2304, 'float32', 9216, 0.5), Reduced(64, 'int8', 64, 0.4375)]
+    assert dimensions_table(rows).splitlines() == [
         '',
-        'Numbers  Stored as  Bytes an image  Recall@1',
-        '  2,304    float32           9,216    50.00%',
-        '     64       int8              64    43.75%',
-        'fewer numbers: --config.embedding_dim=N; fewer bytes: --storage',
+        'Dimensions  Stored as  Bytes an image  Recall@1',
+        '     2,304    float32           9,216    50.00%',
+        '        64       int8              64    43.75%',
+        'fewer dimensions: --config.embedding_dim=N; fewer bytes: --storage',
     ]

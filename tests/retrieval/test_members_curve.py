@@ -6,6 +6,7 @@ import pytest
 from sreml_jax.model.ensemble import embed
 from sreml_jax.retrieval import members_curve
 from sreml_jax.retrieval.members_curve import Point
+from sreml_jax.retrieval.protocol import Protocol
 
 MEMBERS, META_CLASSES, IMAGES = 5, 3, 40
 
@@ -29,7 +30,7 @@ def by_hand(logits, labels, chosen):
 def test_every_subset_of_few_members():
     logits, labels = drawn()
     x = np.asarray(embed(logits))
-    curve = members_curve.members_curve(x, x, labels, labels, members=MEMBERS, same=True)
+    curve = members_curve.members_curve(x, x, Protocol(labels, labels, True), members=MEMBERS)
     assert [(p.members, p.subsets) for p in curve] == [(1, 5), (2, 10), (4, 5), (5, 1)]
     ones = [by_hand(logits, labels, [m]) for m in range(MEMBERS)]
     assert curve[0].mean == pytest.approx(np.mean(ones)) and curve[0].deviation == pytest.approx(
@@ -44,7 +45,7 @@ def test_every_subset_of_few_members():
 def test_queries_and_gallery():
     (logits, labels), (others, other_labels) = drawn(), drawn(24, seed=5)
     x, y = np.asarray(embed(logits)), np.asarray(embed(others))
-    curve = members_curve.members_curve(x, y, labels, other_labels, members=MEMBERS, same=False)
+    curve = members_curve.members_curve(x, y, Protocol(labels, other_labels, False), members=MEMBERS)
     best = (x @ y.T).argmax(1)
     assert curve[-1].mean == pytest.approx(np.mean(other_labels[best] == labels))
 
@@ -61,7 +62,7 @@ def test_subsets_differ_and_are_seeded():
 def test_of_many_images_whole_classes_are_drawn(monkeypatch):
     monkeypatch.setattr(members_curve, 'IMAGES', 20)
     labels = np.arange(60) // 6
-    kept = members_curve.sample(labels, labels, True, np.random.default_rng(0))
+    kept = members_curve.sample(Protocol(labels, labels, True), np.random.default_rng(0))
     assert len(kept) == 3 and set(kept) <= set(labels)
     # Of queries and gallery both count.
-    assert len(members_curve.sample(labels, labels, False, np.random.default_rng(0))) == 1
+    assert len(members_curve.sample(Protocol(labels, labels, False), np.random.default_rng(0))) == 1

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from sreml_jax.retrieval.metrics import correct_neighbors, map_at_r, r_precision, raw_pixels
+from sreml_jax.retrieval.protocol import Protocol
 
 # Nearest first; R = 4, 3, 2 and 0 correct matches in the gallery.
 CORRECT = np.array([[1, 0, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]], bool)
@@ -35,8 +36,10 @@ def test_equals_the_definitions(same):
     if not same:  # without some of the query's classes, and with others
         gallery, gallery_labels = rng.standard_normal((45, 5)).astype(np.float32), rng.integers(2, 14, 45)
     device = jax.devices()[:1]
-    correct, relevant = correct_neighbors(
-        query, gallery, query_labels, gallery_labels, same=same, devices=device, chunk=32
+    protocol = Protocol(query_labels, gallery_labels, same)
+    correct, relevant = (
+        correct_neighbors(query, gallery, protocol, devices=device, chunk=32),
+        protocol.relevant,
     )
     precisions, averages = [], []
     for i in range(70):

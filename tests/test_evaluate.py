@@ -1,0 +1,126 @@
+"""Evaluations of a tiny run: the table, results.json, and what a thorough one adds."""
+
+import json
+import re
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.decomposition import PCA
+from support.runs import NoSignals
+from support.tiny import tiny_config, tiny_dataset
+
+from sreml_jax.embedder import Embedder
+from sreml_jax.evaluate import evaluate, raw_pixels
+from sreml_jax.run import Run
+from sreml_jax.runtime.errors import RunError, UserError
+from sreml_jax.train import train
+from sreml_jax.training import checkpoint
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A run trained to its end: (config, workdir)."""
+    config, workdir = tiny_config(), tmp_path_factory.mktemp('whole')
+    train(config, workdir, tiny_dataset(), NoSignals())
+    return config, workdir
+
+
+def test_the_table_is_the_same_each_time(whole, capsys):
+    config, workdir = whole
+    first = evaluate(config, workdir, tiny_dataset())
+    printed = capsys.readouterr().out
+    assert evaluate(config, workdir, tiny_dataset()) == first
+    assert capsys.readouterr().out == printed
+    row = next(line.split() for line in printed.splitlines() if line.startswith('R@1 '))
+    assert row[1] == f'{100 * first.recall[1]:.2f}%'
+    stored = json.loads((workdir / 'results.json').read_text())
+    assert stored['recall'] == {str(k): v for k, v in first.recall.items()}
+    assert (workdir / 'retrievals.png').stat().st_size > 10_000
+
+
+def test_a_thorough_evaluation(whole, capsys):
+    config, workdir = whole
+    dataset = tiny_dataset()
+    recall = evaluate(config, workdir, dataset, thorough=True).recall[1]
+    printed = capsys.readouterr().out
+    results = json.loads((workdir / 'results.json').read_text())
+    embeddings = Embedder(workdir).images(next(dataset.images('test', np.arange(42), 42)))
+    similarity = embeddings @ embeddings.T
+    np.fill_diagonal(similarity, -2)
+    labels = dataset.labels['test']
+    right = labels[np.argsort(-similarity, 1)] == labels[:, None]
+
+    relevant = right.sum(1)  # the image itself comes last
+    found = [row[: r - 1].mean() for row, r in zip(right, relevant, strict=True)]
+    assert results['r_precision'] == pytest.approx(np.mean(found))
+    assert f'MAP@R {100 * results["map_at_r"]:.2f}%, R-precision {100 * np.mean(found):.2f}%' in printed
+
+    one, two = results['members_curve']
+    assert (one['members'], one['subsets'], two['members'], two['subsets']) == (1, 2, 2, 1)
+    assert two['mean'] == recall
+    rise = f'from 1 member to 2: {100 * (recall - one["mean"]):+.2f} points'
+    assert rise in printed
+    with Image.open(workdir / 'members_curve.png') as picture:
+        assert picture.size == (960, 600)
+
+    # Two members of four meta classes: nothing is shorter than 64 numbers.
+    whole_numbers, in_bytes = results['shrunk']
+    assert whole_numbers == {'dimensions': 8, 'storage': 'float32', 'image_bytes': 32, 'recall': recall}
+    rounded = np.rint(embeddings * 127 * np.sqrt(2))
+    rounded = rounded @ rounded.T
+    np.fill_diagonal(rounded, -np.inf)
+    assert in_bytes['recall'] == pytest.approx((labels[rounded.argmax(1)] == labels).mean())
+    assert (in_bytes['storage'], in_bytes['image_bytes']) == ('int8', 8)
+
+    evaluate(config, workdir, dataset)  # as the same `train` again does
+    assert json.loads((workdir / 'results.json').read_text()) == results
+
+
+def test_embeddings_are_shrunk_as_the_table_says(whole, capsys):
+    _, workdir = whole
+    dataset, config = tiny_dataset(), checkpoint.newest_config(workdir)
+    config.embedding_dim = 3
+    evaluate(config, workdir, dataset, thorough=True)
+    rows = json.loads((workdir / 'results.json').read_text())['shrunk']
+    shrunk = {(row['dimensions'], row['storage']): row for row in rows}
+    assert list(shrunk) == [(8, 'float32'), (8, 'int8'), (3, 'float32'), (3, 'int8')]
+    assert re.search(r'\n +3 +int8 +3 +\d+\.\d\d%\n', capsys.readouterr().out)
+
+    short, long = Embedder(workdir, config), Embedder(workdir)
+    images = {
+        split: next(dataset.images(split, np.arange(n), n)) for split, n in (('train', 36), ('test', 42))
+    }
+    pca = PCA(3, whiten=True).fit(long.images(images['train']).astype(float))
+    expected = pca.transform(long.images(images['test']))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = short.images(images['test'])
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found * signs, expected, atol=1e-3)
+    similarity = found @ found.T
+    np.fill_diagonal(similarity, -2)
+    labels = dataset.labels['test']
+    assert shrunk[3, 'float32']['recall'] == pytest.approx((labels[similarity.argmax(1)] == labels).mean())
+
+    config.embedding_dim = 36
+    config.ensemble_size = 10
+    with pytest.raises(UserError, match='must be less than the 36 training images'):
+        evaluate(config, workdir, dataset, thorough=True)
+
+
+def test_raw_pixels_whose_data_stall_end_in_an_error():
+    released, dataset = threading.Event(), tiny_dataset()
+    dataset.images = lambda *_: iter(lambda: released.wait(30), True)
+    run = Run.of(tiny_config(stall_minutes=0.2 / 60))
+    try:
+        with pytest.raises(RunError, match='no batch for 0'):
+            raw_pixels(run, dataset, 'test')
+    finally:
+        released.set()
+
+
+def test_evaluating_a_folder_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match='holds no checkpoint'):
+        evaluate(tiny_config(), tmp_path, tiny_dataset())
+    assert not list(tmp_path.iterdir())
