@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import threading
@@ -12,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+
+SETTINGS = ('GLIBC_TUNABLES', 'XLA_FLAGS')  # environment variables that change a timing
 
 
 def alternate(runs: dict[str, Callable[[], object]], repeats: int, warmup: int = 1) -> dict[str, float]:
@@ -75,6 +78,7 @@ def keep(figures: dict, args: argparse.Namespace) -> None:
         'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'machine': platform.processor() or platform.machine(),
         'versions': {p: v for p in packages if (v := _version(p))},
+        'environment': {name: os.environ[name] for name in SETTINGS if name in os.environ},
         'arguments': {k: v for k, v in vars(args).items() if k != 'json'},
         'figures': figures,
     }

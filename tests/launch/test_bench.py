@@ -16,8 +16,8 @@ from sreml_jax.run import Run
 def figures(subject, tmp_path, monkeypatch, *arguments):
     """What a benchmark keeps in its JSON file."""
     kept = tmp_path / 'kept' / 'figures.json'
-    monkeypatch.setattr(sys, 'argv', ['bench.py', *arguments, '--repeats=1', f'--json={kept}'])
-    importlib.import_module(f'bench_{subject}').main()
+    monkeypatch.setattr(sys, 'argv', ['bench', *arguments, '--repeats=1', f'--json={kept}'])
+    importlib.import_module(subject).main()
     record = json.loads(kept.read_text())
     assert record['versions']['jax'] and record['date'].startswith('20')
     return record['figures']
@@ -41,7 +41,7 @@ def test_step_beside_pytorch(tmp_path, monkeypatch):
 
 def test_a_pytorch_process_that_dies_is_told(monkeypatch):
     pytest.importorskip('torch', reason='torch is not installed')
-    bench_step = importlib.import_module('bench_step')
+    bench_step = importlib.import_module('step')
     args = argparse.Namespace(
         model_type='none', members=1, meta_classes=2, width=64, batch=1, size=32, compile=False
     )
@@ -65,14 +65,14 @@ def test_recall_of_bfloat16_tells_what_it_changes(tmp_path, monkeypatch):
     [(['--dim=5'], '--size and --dim go together'), (['--repeats=0'], "invalid positive value: '0'")],
 )
 def test_what_can_not_be_timed_is_refused_at_once(monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, 'argv', ['bench.py', *arguments])
+    monkeypatch.setattr(sys, 'argv', ['bench', *arguments])
     with pytest.raises(SystemExit, match='2'):
-        importlib.import_module('bench_recall').main()
+        importlib.import_module('recall').main()
     assert message in capsys.readouterr().err
 
 
 def test_convs(tmp_path, monkeypatch):
-    small = ('--members=2', '--size=32', '--batch=2', '--backbones=resnet18', '--ways=matmul,taps')
+    small = ('--members=2', '--size=32', '--batch=2', '--backbones=resnet18', '--algorithms=matmul,taps')
     found = figures('convs', tmp_path, monkeypatch, *small)['convolutions']
     assert sum(conv['layers'] for conv in found) == 20  # of a ResNet-18
     assert all(conv['forward']['winner'] in ('matmul', 'taps') for conv in found)

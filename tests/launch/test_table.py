@@ -1,26 +1,22 @@
 """launch/table.py: what it runs, how it goes on, and the tables that it prints; a stub trains nothing."""
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import bench_step
 import pytest
 import table_text
-import table_time
+from support.paths import ROOT, SHARED
+from support.tables import run, wait_for
 from table_cells import Cell, Folder, State
 
-SEED = ROOT.parent / 'shared' / 'seed' / 'SREML_README.md'
-TABLE = [sys.executable, str(ROOT / 'launch' / 'table.py')]
+SEED = SHARED / 'seed' / 'SREML_README.md'
 # car: ends well. cub: a mistake of the user's. sop: waits for Ctrl-C, and ends well the next time.
 STUB = """
 import json, pathlib, signal, sys, time
-from support.paths import ROOT
 flags = dict(argument.split('=', 1) for argument in sys.argv[1:])
 workdir = pathlib.Path(flags['--workdir'])
 def stop(*_):
@@ -91,24 +87,6 @@ def test_table_of_parameters():
     assert '| In-shop  | 533,797,690 (533,797,696, -6) | 533,797,690 (/) ' in text
 
 
-def run(*arguments: str, program: str = '', **options) -> subprocess.Popen:
-    """Starts launch/table.py; `program` takes the place of sreml_jax.main."""
-    start = 'import sys, table_cells, table; table_cells.PROGRAM = sys.argv.pop(1).split(); table.main()'
-    command = [sys.executable, '-c', start, program] if program else TABLE
-    environment = os.environ | {'PYTHONPATH': str(ROOT / 'launch')}
-    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-    return subprocess.Popen([*command, *arguments], env=environment | options, **pipes)
-
-
-def wait_for(path: Path) -> None:
-    """Returns when the file is there."""
-    for _ in range(600):
-        if path.exists():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f'{path} has not come')
-
-
 def test_stopped_resumed_and_a_cell_that_failed(tmp_path):
     (tmp_path / 'stub.py').write_text(STUB)
     program, table = f'{sys.executable} {tmp_path / "stub.py"}', tmp_path / 'table'
@@ -157,72 +135,13 @@ def test_the_plan(tmp_path):
     done.parent.mkdir(parents=True)
     done.write_text('{"recall": {}}')
     arguments = [f'--folder={tmp_path / "table"}', '--datasets=car', '--backbones=resnet18', '--dry-run']
-    output = run(*arguments, '--card=Abacus', '--config.batch_size=6').communicate(timeout=60)[0]
+    output = run(*arguments, '--config.batch_size=6').communicate(timeout=60)[0]
     assert output.splitlines() == [
         f'python -m sreml_jax.main --config=configs/car.py --workdir={done.parents[1]}/car-cropped-resnet18 '
         '--config.model_type=resnet18 --config.crop_type=cropped --config.batch_size=6',
-        '# no figure of this on Abacus; there, make it by python launch/bench.py step '
-        '--model_type=resnet18 --members=48 --width=64 --batch=6 --size=256 --dtype=auto --conv=auto '
-        '--json=launch/bench_results/Abacus-resnet18-batch6.json',
     ]
     output = run(*arguments, '--slurm').communicate(timeout=60)[0]
     assert output.startswith('sbatch --array=0-0 ') and output.endswith('/logs car-cropped-resnet18\n')
-
-
-def test_time_on_a_card(tmp_path):
-    cell = Cell('cub', 'uncropped', 'resnet34')
-    config = Folder(tmp_path, ('--config.num_epochs=2',)).config(cell)
-    arguments = {'model_type': 'resnet34', 'members': 48, 'width': 64, 'batch': 12, 'size': 256}
-    arguments |= {'remat': False, 'dtype': 'auto', 'conv': 'auto'}
-    for i, (date, device, other, seconds) in enumerate(
-        [
-            ('2026-11-01', 'NVIDIA H100 80GB HBM3', {}, 0.5),
-            ('2026-11-03', 'NVIDIA H100 80GB HBM3', {}, 0.25),
-            ('2026-11-02', 'NVIDIA H100 80GB HBM3', {}, 0.5),
-            ('2026-11-04', 'NVIDIA H100 80GB HBM3', {'batch': 24}, 0.5),
-            ('2026-11-05', 'NVIDIA V100', {}, 0.5),
-            ('2026-11-06', 'NVIDIA H100 80GB HBM3', {'dtype': 'float32'}, 0.5),
-            ('2026-11-07', 'NVIDIA H100 80GB HBM3', {'conv': 'grouped'}, 0.5),
-        ]
-    ):
-        figures = {'device': device, 'step seconds': seconds}
-        record = {'date': date, 'arguments': arguments | other, 'figures': figures}
-        (tmp_path / f'{i}.json').write_text(json.dumps(record))
-    (tmp_path / 'recall.json').write_text('{"date": "2026-11-06", "arguments": {}, "figures": {}}')
-    step = table_time.figure(config, 'h100', tmp_path)
-    assert step == (0.25, 'NVIDIA H100 80GB HBM3', '1.json, 2026-11-03')
-    # 5,864 images are 488 batches of 12, twice; 5,924 are 494 forward passes.
-    assert table_time.seconds(config, step) == pytest.approx(2 * 488 * 0.25 + 494 * 0.25 / 3, rel=1e-3)
-    config.dtype = 'float32'
-    assert table_time.figure(config, 'h100', tmp_path).source == '5.json, 2026-11-06'
-    config.model_type = 'resnet50'
-    assert table_time.figure(config, 'h100', tmp_path) is None
-
-
-def test_figures_of_different_configs_are_kept_in_different_files(tmp_path):
-    files = set()
-    changes = [('model_type', 'resnet18'), ('batch_size', 6), ('batch_size', 24), ('ensemble_size', 6)]
-    for field, value in [*changes, ('remat', True), ('dtype', 'float32'), ('member_conv', 'grouped')]:
-        config = Folder(tmp_path).config(Cell('cub', 'uncropped', 'resnet34'))
-        config[field] = value
-        command = table_time.bench(config, 'H100').split()
-        files.add(next(word for word in command if word.startswith('--json=')))
-    assert len(files) == 7
-
-
-def test_a_bench_record_names_the_fields_that_time_depends_on(monkeypatch):
-    kept, config_of = [], bench_step.config_of
-    monkeypatch.setattr(
-        bench_step, 'config_of', lambda args: kept.append((args, config_of(args))) or sys.exit()
-    )
-    wanted = ['--members=2', '--width=8', '--batch=3', '--size=32', '--model_type=resnet34', '--remat']
-    wanted += ['--dtype=float32', '--conv=grouped']
-    monkeypatch.setattr(sys, 'argv', ['bench', *wanted])
-    with pytest.raises(SystemExit):
-        bench_step.main()
-    args, config = kept[0]
-    values = [(getattr(args, theirs), config[ours]) for theirs, ours in table_time.FIELDS.items()]
-    assert values == [(value, value) for value in ('resnet34', 2, 8, 3, 32, True, 'float32', 'grouped')]
 
 
 def job(place: Path, cell: Cell, srun: str) -> subprocess.Popen:

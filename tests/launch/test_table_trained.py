@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support import annotations
 from support.runs import SMALL
-from test_table import run
+from support.tables import run
 
 
 def kill(lock: Path) -> None:
