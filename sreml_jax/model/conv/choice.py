@@ -2,7 +2,8 @@
 
 The rules for a CPU were measured on single convolutions of 2 to 8 members, batch 12, on 2 busy cores (AVX2,
 float32, jax 0.10.2): the order of the algorithms is sure where they differ much, not where they are close.
-'taps' was measured in whole steps (6 members of resnet18, width 64, 48x48 images, batch 32: 1.00 s against 1.19 s
+'taps' was measured in whole steps (6 members of resnet18, width 64, 48x48 images, batch 32: 1.00 s against
+1.19 s
 with 'matmul' in its place). No GPU was at hand: its rules follow from arithmetic (tiles that fill the chip
 against patches written and read) and are NOT measured; one member is left to XLA, as any network.
 `python launch/bench.py convs` measures both.
