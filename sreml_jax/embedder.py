@@ -68,7 +68,7 @@ class Embedder:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What makes the embeddings, as JSON can hold it; see `search.index.writer.Unfinished`."""
+        """What makes the embeddings, as JSON can hold it; see `search.index.writer.IndexWriter`."""
         return {
             'checkpoint': {
                 'workdir': str(self.workdir.resolve()),

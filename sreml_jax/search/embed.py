@@ -17,7 +17,7 @@ from sreml_jax.runtime.progress import ImageProgress
 from sreml_jax.runtime.signals import Signals
 from sreml_jax.runtime.versions import installed
 from sreml_jax.search.index import Index, Item
-from sreml_jax.search.index.writer import Unfinished
+from sreml_jax.search.index.writer import IndexWriter
 
 _SHOWN = 20  # unreadable images at most
 
@@ -53,7 +53,7 @@ def embed(
     if not number:
         raise UserError(f'there is no picture in {images}; --images takes a folder, a glob or a file')
     held = signals.held() if signals else contextlib.nullcontext()
-    with held, Unfinished(out, {**embedder.about, 'storage': storage, 'vectors': vectors}) as index:
+    with held, IndexWriter(out, {**embedder.about, 'storage': storage, 'vectors': vectors}) as index:
         index.forget_unreadable(pattern.covers)  # they are tried again
         found = itertools.takewhile(lambda _: not (signals and signals.received), pattern.find())
         files = ((file, index.sha256(file.path)) for file in found)
@@ -102,7 +102,7 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
     def unwanted(path: str) -> bool:
         return bool(pattern and pattern.matches(path)) or (gone and not Path(path).exists())
 
-    with Unfinished(out) as index:
+    with IndexWriter(out) as index:
         unreadable = len(index.unreadable())
         number = index.remove(unwanted)
         unchanged = not number and unreadable == len(index.unreadable())
@@ -122,7 +122,7 @@ def versions() -> dict[str, str]:
 
 
 def _to_embed(
-    read: Iterable[Photograph], index: Unfinished, count: Callable[[str, int], None]
+    read: Iterable[Photograph], index: IndexWriter, count: Callable[[str, int], None]
 ) -> Iterator[Photograph]:
     """Yields the pictures that are new; tells the index of those that are none. Counts all others."""
     for photograph in read:

@@ -9,6 +9,8 @@ import numpy as np
 from sreml_jax.retrieval.nearest import nearest
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.search.index import Index, Item
+from sreml_jax.search.index.reader import EMBEDDINGS
+from sreml_jax.search.index.rows import damaged
 
 # (query [queries, d], index, k) -> row numbers int32 and similarities float32, both [queries, <= k].
 Find = Callable[[np.ndarray, Index, int], tuple[np.ndarray, np.ndarray]]
@@ -21,7 +23,7 @@ class Match(NamedTuple):
       rank: from 1.
       similarity: cosine of the angle between the two embeddings.
       row: number of the image in the index.
-      item: what the index knows of the image.
+      item: what the index knows about the image.
     """
 
     rank: int
@@ -43,7 +45,11 @@ def exact(
 
     Returns:
       Row numbers and similarities, as `nearest` returns them.
+
+    Raises:
+      UserError: the embeddings are damaged.
     """
+    index.verify()  # all rows are read anyway
     # Scaling the query once replaces scaling every stored row.
     scaled = query * np.float32(index.scale)
     return nearest(scaled, index.embeddings, k, same=False, devices=devices)
@@ -56,10 +62,10 @@ def search(query: np.ndarray, index: Index, top: int = 10, find: Find = exact) -
       query: float32 [queries, d], rows of unit length, of the checkpoint that made the index.
       index: to search.
       top: images a query.
-      find: the search itself: `exact`, or an approximate one.
+      find: does the search: `exact`, or an approximate one.
 
     Raises:
-      UserError: query and index have embeddings of different lengths.
+      UserError: query and index have embeddings of different lengths, or the embeddings are damaged.
     """
     width, dimensions = query.shape[1], index.about['dimensions']
     if width != dimensions:
@@ -68,6 +74,7 @@ def search(query: np.ndarray, index: Index, top: int = 10, find: Find = exact) -
             'make the Embedder with the config.embedding and config.embedding_dim of the index'
         )
     rows, similarities = find(query, index, top)
+    check_cosines(index, similarities)
     items = iter(index.items(rows.reshape(-1)))
     return [
         [
@@ -76,3 +83,10 @@ def search(query: np.ndarray, index: Index, top: int = 10, find: Find = exact) -
         ]
         for found in zip(rows, similarities, strict=True)
     ]
+
+
+def check_cosines(index: Index, similarities: np.ndarray) -> None:
+    """Raises UserError if a similarity is no cosine, which shows damage that no checksum covers."""
+    # Embeddings of int8 and after PCA are a little longer than 1.
+    if similarities.size and not np.abs(similarities).max() < 2:
+        raise damaged(index.folder / EMBEDDINGS, 'it holds embeddings that are not of length 1')

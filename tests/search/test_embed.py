@@ -99,7 +99,7 @@ from sreml_jax import main
 from sreml_jax.embedder import Embedder
 from sreml_jax.search.index import writer
 
-writer._SECONDS = -1
+writer.COMMIT_SECONDS = -1
 start, batches = Embedder.start, itertools.count(1)
 
 def killed(self, images):
@@ -279,7 +279,7 @@ def test_shrunk_embeddings_are_searched_without_being_told(embedding, workdir, t
     assert done.stdout.splitlines()[1].endswith(str(paths[7]))
     done = run('--mode=search', *arguments, '--config.embedding_dim=2')
     assert done.returncode == 2 and done.stderr.count('\n') == 1
-    assert 'holds embeddings of 3 numbers and this run makes 2; set --config.embedding_dim' in done.stderr
+    assert 'holds embeddings of 3 dimensions and this run makes 2; set --config.embedding_dim' in done.stderr
     other = 'pooled' if embedding == 'logits' else 'logits'
     done = run('--mode=search', *arguments, f'--config.embedding={other}')
     assert done.returncode == 2 and done.stderr.count('\n') == 1

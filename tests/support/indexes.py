@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sreml_jax.search.index import Item
-from sreml_jax.search.index.writer import Unfinished
+from sreml_jax.search.index.writer import IndexWriter
 
 MEMBERS, DIMENSIONS = 3, 12
 ABOUT = {
@@ -34,7 +34,7 @@ def items_of(paths: list[str], seed: int = 0) -> list[Item]:
 
 def add(folder: Path, paths: list[str], seed: int = 0, **about) -> None:
     """Adds images and finishes."""
-    with Unfinished(folder, ABOUT | about) as index:
+    with IndexWriter(folder, ABOUT | about) as index:
         index.add(items_of(paths, seed), embeddings_of(paths, seed))
         index.finish({'jax': '1'})
 

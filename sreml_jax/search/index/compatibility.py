@@ -1,4 +1,4 @@
-"""What an index is made by, and whether more can be added to it."""
+"""What makes the embeddings of an index, and whether more can be added to it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any
 
 from sreml_jax.retrieval import quantization
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.search.index import schema
 
 _NAMES = {'logits': 'logits', 'pooled': 'pooled features'}  # of config.embedding
-FIELDS = ('checkpoint', 'preprocessing', 'dimensions', 'bound', 'storage', 'scale', 'vectors')
+FIELDS = tuple(schema.MADE_BY)
 
 
 def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] | None) -> dict[str, Any]:
@@ -16,23 +17,23 @@ def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] |
 
     Args:
       folder: of the index.
-      there: what it is made by; None where it is new.
-      wanted: as of `Unfinished`; None where nothing is embedded.
+      there: what makes its embeddings; None if it is new.
+      wanted: as in `IndexWriter`; None if nothing is embedded.
 
     Raises:
-      UserError: the two do not suit each other.
+      UserError: the two contradict each other.
     """
     if there and wanted:
         refuse_other_checkpoint(folder, there, wanted)
         if wanted['storage'] not in (None, there['storage']):
             raise UserError(
                 f'{folder} is stored as {there["storage"]}, not as {wanted["storage"]}; '
-                'leave --storage out, or take another --out'
+                'leave out --storage, or take another --out'
             )
         vectors = there['vectors'] if wanted['vectors'] is None else wanted['vectors']
         return {**there, 'vectors': vectors}
     if not wanted:
-        assert there, 'there is nothing to make an index of'
+        assert there, 'an index without images is made by embedding'
         return there
     stored = wanted['storage'] or quantization.CHOICES[0]
     scale = quantization.scale_of(stored, wanted['bound'])
@@ -40,12 +41,12 @@ def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] |
 
 
 def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Raises UserError where two `about`s are not of one checkpoint and one preprocessing."""
+    """Raises UserError if two `about`s differ in their checkpoint or their preprocessing."""
     was, now = there['checkpoint'], here['checkpoint']
     refuse_other_embedding(folder, was['config'], now['config'])
     if there['dimensions'] != here['dimensions']:
         raise UserError(
-            f'{folder} holds embeddings of {there["dimensions"]:,} numbers and this run makes '
+            f'{folder} holds embeddings of {there["dimensions"]:,} dimensions and this run makes '
             f'{here["dimensions"]:,}; {_advice("embedding_dim")}'
         )
     if was['fingerprint'] != now['fingerprint']:
@@ -55,15 +56,15 @@ def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str,
         )
     if there['preprocessing'] != here['preprocessing']:
         fields = ', '.join(
-            f'{field} is {value} there and {here["preprocessing"][field]} here'
+            f'{field} is {value} there and {here["preprocessing"].get(field)} here'
             for field, value in there['preprocessing'].items()
-            if here['preprocessing'][field] != value
+            if here['preprocessing'].get(field) != value
         )
-        raise UserError(f'{folder} was made of images prepared otherwise: {fields}; set config.* likewise')
+        raise UserError(f'{folder} holds images that were prepared differently: {fields}; set config.* alike')
 
 
 def refuse_other_embedding(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raises UserError where two configs do not make embeddings of the same outputs."""
+    """Raises UserError if two configs make embeddings of different outputs of the model."""
     made_of, makes = (_NAMES[config.get('embedding', 'logits')] for config in (there, here))
     if made_of != makes:
         raise UserError(
@@ -74,6 +75,6 @@ def refuse_other_embedding(folder: Path, there: Mapping[str, Any], here: Mapping
 
 def _advice(field: str) -> str:
     return (
-        f'set --config.{field} as when it was made (search and serve read it from the index if it is left '
-        'out), or take another folder'
+        f'set --config.{field} as it was then (search and serve read it from the index if you leave it out), '
+        'or take another folder'
     )
