@@ -1,4 +1,4 @@
-"""A trained run as a function from images to embeddings: the one place that restores a checkpoint for use."""
+"""A trained run as a function from images to embeddings. Only this module restores a checkpoint for use."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,23 +23,23 @@ class Embedder:
 
     Args:
       workdir: of the run.
-      config: default: the run's own; another one must describe the same model.
-      reduce: apply the PCA of config.embedding_dim.
+      config: of the same model; default: the run's own.
+      reduce: apply the PCA if config.embedding_dim is set.
 
     Attributes:
-      run, variables: the parts of the run, and its weights and statistics on the devices.
+      run, variables: the parts of the run; its weights and BatchNorm statistics on the devices.
       step: of the checkpoint.
-      fingerprint: hash of the checkpoint's weights.
-      mean, std: float32 [3]; RGB in 0..1, by which images are normalized: the checkpoint's.
-      batch_size: images at a time, config.eval_batch_size.
-      image_size: pixels of both sides.
+      fingerprint: hash of the checkpoint's weights and statistics.
+      mean, std: float32 [3], RGB in 0..1; the checkpoint's normalization of images.
+      batch_size: images per batch, config.eval_batch_size.
+      image_size: height and width in pixels.
       dimensions: of an embedding: config.embedding_dim or `Ensemble.dimensions`.
-      pca: reduces embeddings to `dimensions`; None where nothing is reduced.
-      devices: of the mesh, those of this process.
+      pca: reduces embeddings to `dimensions`; None if they are not reduced.
+      devices: of the mesh, in this process.
 
     Raises:
-      UserError: there is no checkpoint, it is another model's, it does not say how its images were normalized
-        and its dataset is not there to measure that, or there is no PCA of config.embedding_dim dimensions.
+      UserError: there is no checkpoint; it is another model's; it lacks the normalization, and the prepared
+        dataset is missing too; or there is no PCA with config.embedding_dim dimensions.
     """
 
     def __init__(self, workdir: Path | str, config: ConfigDict | None = None, *, reduce: bool = True):
@@ -87,17 +87,17 @@ class Embedder:
         }
 
     def _bound(self) -> float:
-        """Returns the greatest absolute value in an embedding; after a PCA, in one of a training image."""
+        """Returns the greatest absolute value in an embedding (after a PCA: in one of a training image)."""
         if self.pca:
             return float(self.pca.bounds[self.dimensions - 1])
         return self.run.config.ensemble_size**-0.5  # each member's part has length 1 / sqrt(members)
 
     def start(self, images: np.ndarray) -> jax.Array:
-        """Begins to embed uint8 [n <= batch_size, size, size, 3].
+        """Starts to embed uint8 [n <= batch_size, size, size, 3].
 
         Returns:
-          float32 [batch_size, dimensions], rows of unit length; the first n count. The devices compute it
-          while the caller goes on, until the caller reads it.
+          float32 [batch_size, dimensions], rows of unit length, of which the first n count. It is computed
+          asynchronously; reading it waits.
         """
         batch = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
         batch[: len(images)] = images
@@ -108,7 +108,7 @@ class Embedder:
         return self.pca(embeddings, self.dimensions) if self.pca else embeddings
 
     def images(self, images: np.ndarray) -> np.ndarray:
-        """Returns the embeddings, float32 [n, dimensions] of unit length, of uint8 [n, size, size, 3]."""
+        """Embeds uint8 [n, size, size, 3]; returns float32 [n, dimensions], rows of unit length."""
         parts = [
             np.asarray(self.start(part))[: len(part)]
             for part in np.split(images, range(self.batch_size, len(images), self.batch_size))
@@ -116,7 +116,7 @@ class Embedder:
         return np.concatenate(parts)
 
     def photographs(self, paths: Iterable[str | Path]) -> np.ndarray:
-        """Returns the embeddings of picture files, float32 [files, dimensions] of unit length.
+        """Embeds picture files; returns float32 [files, dimensions], rows of unit length.
 
         Raises:
           UserError: a file cannot be read as a picture.
@@ -124,9 +124,9 @@ class Embedder:
         return self.images(photographs.images(paths, self.image_size))
 
     def split(self, dataset: Dataset, split: str, chosen: np.ndarray | None = None) -> np.ndarray:
-        """Returns the embeddings of all images of a split, or of the chosen ones in their order.
+        """Embeds all images of a split, or the chosen ones in the given order.
 
-        Several hosts must all call it: they share every batch.
+        All hosts must call it, because they share every batch.
 
         Returns:
           float32 [images, dimensions], rows of unit length.
@@ -145,7 +145,7 @@ class Embedder:
 
 
 def _normalization(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and std that the run was trained with, float32 [3]."""
+    """Returns the mean and std that the run was trained with: float32 [3] each."""
     if config.mean and config.std:
         return np.asarray(config.mean, np.float32), np.asarray(config.std, np.float32)
     from sreml_jax import data

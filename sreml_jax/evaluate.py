@@ -1,4 +1,4 @@
-"""Evaluation: embeds the test images, retrieves, and reports."""
+"""Evaluation: embeds the test images and measures retrieval."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.run import Run
 from sreml_jax.runtime import hosts
 
-# Raw pixels are a baseline up to this image size: above it their vectors outgrow memory.
+# Raw pixels are a baseline up to this image size; larger vectors would need too much memory.
 RAW_PIXELS_SIZE = 64
 
 
@@ -28,13 +28,13 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: b
     Args:
       config: of the run.
       workdir: of the run.
-      dataset: whose test images are embedded.
+      dataset: its test images are embedded.
       thorough: also report MAP@R and R-precision, Recall@1 by the number of members (members_curve.png), and
-        Recall@1 by dimensions and storage; writes the PCA that reduces the dimensions.
+        Recall@1 by dimensions and storage; writes the PCA.
 
     Raises:
-      UserError: there is no checkpoint, it is another model's, or config.embedding_dim is too large for the
-        training images.
+      UserError: there is no checkpoint, it is another model's, or there are too few training images for
+        config.embedding_dim.
     """
     sample = analysis.training_sample(config, dataset) if thorough else None
     embedder = Embedder(workdir, config, reduce=False)
@@ -56,19 +56,19 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: b
         written, picture = workdir / 'results.json', workdir / 'retrievals.png'
         result.write_results(written, results[0], step=embedder.step, **more)
         pictures.save_retrievals(picture, dataset, query, gallery, devices=embedder.devices)
-        print(f'{written} holds the figures, {picture} shows what was retrieved')
+        print(f'Wrote {written} and {picture}')
     return results[0]
 
 
 def raw_pixels(run: Run, dataset: Dataset, split: str) -> np.ndarray:
-    """Returns the images of a split as embeddings of their pixels, see `metrics.raw_pixels`."""
+    """Returns the pixels of a split's images as embeddings; see `metrics.raw_pixels`."""
     batches = dataset.evaluation_batches(split, run.config.eval_batch_size)
     batches = prefetch.read(batches, run.config.stall_minutes)
     return np.concatenate([metrics.raw_pixels(batch['image'][batch['mask']]) for batch in batches])
 
 
 def score(run: Run, dataset: Dataset, embeddings: dict[str, np.ndarray], name: str) -> Result:
-    """Returns the recall of embeddings, split -> [images, d], by the dataset's protocol."""
+    """Measures the recall of embeddings, split -> [images, d], by the dataset's protocol."""
     query, gallery = (embeddings[split] for split in dataset.evaluation_splits)
     protocol = Protocol.of(dataset)
     ranks = recall.ranks(query, gallery, protocol, devices=list(run.mesh.local_devices))

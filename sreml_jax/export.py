@@ -1,4 +1,4 @@
-"""--mode=export: the embedding of a trained run as files that JAX alone can run, without this code."""
+"""--mode=export: the embedding of a trained run as files that need JAX, but not this package."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,16 +20,16 @@ PLATFORMS = ('cpu', 'cuda')
 def export(embedder: Embedder, out: Path) -> None:
     """Writes the embedding as StableHLO, which `jax.export.deserialize` reads, and its weights beside it.
 
-    The exported function takes the weights, as they are in the file, and uint8 images [batch, size, size, 3]
-    of any batch, and returns float32 embeddings [batch, embedder.dimensions] of unit length. Images are
-    normalized within. The weights are a file of their own because a StableHLO file ends at 2 GiB.
+    The exported function takes the dict of weights from the file and uint8 images [batch, size, size, 3] for
+    any batch. It normalizes the images and returns float32 embeddings [batch, embedder.dimensions] of unit
+    length. The weights have their own file because a StableHLO file cannot exceed 2 GiB.
 
     Args:
       embedder: of the run.
-      out: the file of the function; <out>.npz holds the weights. Both are moved into place when whole.
+      out: file of the function; <out>.npz gets the weights. Both are written atomically.
 
     Raises:
-      UserError: they cannot be written.
+      UserError: a file cannot be written.
     """
     weights = jax.device_get(traverse_util.flatten_dict(embedder.variables, sep='/'))
     shape = jax.export.symbolic_shape(f'batch, {embedder.image_size}, {embedder.image_size}, 3')
@@ -52,7 +52,7 @@ def export(embedder: Embedder, out: Path) -> None:
     print(
         f'{out}: uint8 images [batch, {size}, {size}, 3] -> float32 embeddings [batch, {dimensions}], '
         f'for {" and ".join(PLATFORMS)}; {beside}: its weights, {beside.stat().st_size / 1e6:,.1f} MB. '
-        'Where JAX is:\n'
+        'To use it, with JAX only:\n'
         '    import jax.export, numpy\n'
         f'    weights = jax.device_put(dict(numpy.load({str(beside)!r})))\n'
         f'    embed = jax.export.deserialize(open({str(out)!r}, "rb").read()).call\n'
@@ -63,8 +63,8 @@ def export(embedder: Embedder, out: Path) -> None:
 def function(embedder: Embedder) -> Callable[[Mapping[str, jax.Array], jax.Array], jax.Array]:
     """Returns the embedding as a function of weights (path in the model -> array) and images, for any device.
 
-    Member convolutions that are left to 'auto', a choice for one device, run one by one: plain convolutions,
-    which every platform has. dtype='auto' is float32.
+    member_conv='auto' depends on the device, so it becomes 'unrolled': plain convolutions, which every
+    platform has. dtype='auto' becomes float32.
     """
     run = embedder.run
     conv = 'unrolled' if run.config.member_conv == 'auto' else run.config.member_conv

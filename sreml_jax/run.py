@@ -1,4 +1,4 @@
-"""What training and evaluation share: the mesh and the model of a config."""
+"""The mesh and the model of a config, which training and evaluation share."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ from sreml_jax.training import saved_config
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The parts of a run that its config makes."""
+    """The parts of a run that follow from its config."""
 
     config: ConfigDict
     mesh: Mesh
@@ -28,17 +28,17 @@ class Run:
 
     @classmethod
     def of(cls, config: ConfigDict) -> 'Run':
-        """Makes the parts; raises UserError if the devices cannot share the ensemble or the batch."""
+        """Makes the parts; raises UserError if the devices cannot share members or batches evenly."""
         mesh = sharding.make(config)
         return cls(config, mesh, model_of(config, mesh.devices.flat[0].platform))
 
     def normalized_by(self, mean: Iterable[float], std: Iterable[float]) -> 'Run':
-        """Returns the run with this mean and std where its config leaves them open."""
+        """Returns the run with this mean and std if its config does not set them."""
         return dataclasses.replace(self, config=saved_config.with_normalization(self.config, mean, std))
 
     @property
     def name(self) -> str:
-        """What makes the embeddings, as the head of a table's column: 'resnet18 x 48'."""
+        """What makes the embeddings, for the head of a table's column: 'resnet18 x 48'."""
         pooled = ', pooled' if self.model.embedding == 'pooled' else ''
         return f'{self.model.model_type} x {self.model.members}{pooled}'
 

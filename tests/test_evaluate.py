@@ -65,27 +65,27 @@ def test_a_thorough_evaluation(whole, capsys):
     with Image.open(workdir / 'members_curve.png') as picture:
         assert picture.size == (960, 600)
 
-    # Two members of four meta classes: nothing is shorter than 64 numbers.
-    whole_numbers, in_bytes = results['shrunk']
-    assert whole_numbers == {'dimensions': 8, 'storage': 'float32', 'image_bytes': 32, 'recall': recall}
+    # Two members of four meta classes: 8 dimensions, less than any reduced size.
+    as_floats, as_bytes = results['shrunk']
+    assert as_floats == {'dimensions': 8, 'storage': 'float32', 'image_bytes': 32, 'recall': recall}
     rounded = np.rint(embeddings * 127 * np.sqrt(2))
     rounded = rounded @ rounded.T
     np.fill_diagonal(rounded, -np.inf)
-    assert in_bytes['recall'] == pytest.approx((labels[rounded.argmax(1)] == labels).mean())
-    assert (in_bytes['storage'], in_bytes['image_bytes']) == ('int8', 8)
+    assert as_bytes['recall'] == pytest.approx((labels[rounded.argmax(1)] == labels).mean())
+    assert (as_bytes['storage'], as_bytes['image_bytes']) == ('int8', 8)
 
-    evaluate(config, workdir, dataset)  # as the same `train` again does
+    evaluate(config, workdir, dataset)  # without `thorough`, as after each training
     assert json.loads((workdir / 'results.json').read_text()) == results
 
 
-def test_embeddings_are_shrunk_as_the_table_says(whole, capsys):
+def test_reduced_embeddings_have_the_recall_of_the_table(whole, capsys):
     _, workdir = whole
     dataset, config = tiny_dataset(), checkpoint.newest_config(workdir)
     config.embedding_dim = 3
     evaluate(config, workdir, dataset, thorough=True)
     rows = json.loads((workdir / 'results.json').read_text())['shrunk']
-    shrunk = {(row['dimensions'], row['storage']): row for row in rows}
-    assert list(shrunk) == [(8, 'float32'), (8, 'int8'), (3, 'float32'), (3, 'int8')]
+    reduced = {(row['dimensions'], row['storage']): row for row in rows}
+    assert list(reduced) == [(8, 'float32'), (8, 'int8'), (3, 'float32'), (3, 'int8')]
     assert re.search(r'\n +3 +int8 +3 +\d+\.\d\d%\n', capsys.readouterr().out)
 
     short, long = Embedder(workdir, config), Embedder(workdir)
@@ -101,7 +101,7 @@ def test_embeddings_are_shrunk_as_the_table_says(whole, capsys):
     similarity = found @ found.T
     np.fill_diagonal(similarity, -2)
     labels = dataset.labels['test']
-    assert shrunk[3, 'float32']['recall'] == pytest.approx((labels[similarity.argmax(1)] == labels).mean())
+    assert reduced[3, 'float32']['recall'] == pytest.approx((labels[similarity.argmax(1)] == labels).mean())
 
     config.embedding_dim = 36
     config.ensemble_size = 10

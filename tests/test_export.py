@@ -87,7 +87,7 @@ def test_equals_the_live_one_that_chooses_its_convolutions(workdir, tmp_path):
     np.testing.assert_allclose(found, live, atol=1e-5, rtol=0)
 
 
-def test_shrunk_as_the_live_one(workdir):
+def test_reduced_like_the_live_one(workdir):
     training = np.random.default_rng(1).normal(size=(30, 8)).astype(np.float32)
     identity = fingerprint(Embedder(workdir).variables)
     pca.save(workdir, 'logits', pca.fit(training, 5), identity)
@@ -101,7 +101,7 @@ def test_shrunk_as_the_live_one(workdir):
     np.testing.assert_allclose(found, embedder.images(images), atol=1e-5, rtol=0)
 
 
-def test_where_nothing_can_be_written_nothing_is_left(workdir, tmp_path):
+def test_an_out_that_cannot_be_written_is_refused_and_leaves_nothing(workdir, tmp_path):
     (tmp_path / 'taken').mkdir()
     for out in (tmp_path / 'nowhere' / 'exported', tmp_path / 'taken'):
         with pytest.raises(UserError, match=f'{out.name} cannot be written'):

@@ -100,7 +100,7 @@ def test_more_epochs_go_on_with_the_same_meta_classes(tmp_path, caplog):
         ({'meta_class_size': 9}, {}, '8 training classes, fewer than config.meta_class_size=9'),
     ],
 )
-def test_what_does_not_fit_is_refused_and_leaves_the_run_alone(whole, fields, dataset, message):
+def test_a_config_or_dataset_that_does_not_fit_is_refused(whole, fields, dataset, message):
     _, workdir = whole
     before = sorted(workdir.rglob('*'))
     with pytest.raises(UserError, match=message):
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_refused_and_leaves_the_run_alone(whole, fields, da
     assert sorted(workdir.rglob('*')) == before
 
 
-def test_other_classes_of_the_same_number_are_refused(whole):
+def test_as_many_but_other_classes_are_refused(whole):
     config, workdir = whole
     dataset, before = tiny_dataset(), sorted(workdir.rglob('*'))
     dataset.class_names['train'] = {i: f'bird {i}' if i > 2 else str(i) for i in reversed(range(8))}
@@ -119,7 +119,7 @@ def test_other_classes_of_the_same_number_are_refused(whole):
     assert sorted(workdir.rglob('*')) == before
 
 
-def test_a_workdir_that_can_not_be_made_is_refused(tmp_path):
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='cannot be made'):
         train(tiny_config(), tmp_path / 'file' / 'run', tiny_dataset(), NoSignals())

@@ -1,4 +1,4 @@
-"""What --mode=eval reports beyond the table: MAP@R, fewer members, fewer dimensions, smaller storage."""
+"""What --mode=eval adds to the table: MAP@R, and Recall@1 by members, dimensions and storage."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +20,10 @@ from sreml_jax.runtime.errors import UserError
 
 
 def training_sample(config: ConfigDict, dataset: Dataset) -> np.ndarray:
-    """Draws the training images that the PCA is fitted on, int [at most pca.IMAGES], in order.
+    """Draws the training images that the PCA is fitted on: int [at most pca.IMAGES], ascending.
 
     Raises:
-      UserError: config.embedding_dim is not less than their number.
+      UserError: there are too few for config.embedding_dim.
     """
     images = len(dataset.labels['train'])
     if config.embedding_dim >= min(images, pca.IMAGES):
@@ -39,16 +39,16 @@ def training_sample(config: ConfigDict, dataset: Dataset) -> np.ndarray:
 def analyze(
     embedder: Embedder, dataset: Dataset, embeddings: dict[str, np.ndarray], training: np.ndarray
 ) -> dict[str, Any]:
-    """Prints more of one checkpoint; writes members_curve.png and the PCA into its workdir.
+    """Prints the further metrics of a checkpoint; writes members_curve.png and the PCA into its workdir.
 
     Args:
       embedder: of the checkpoint.
-      dataset: whose protocol is followed.
+      dataset: gives the protocol.
       embeddings: split -> float32 [images, d], of the evaluation splits.
       training: float32 [images, d], of the training images.
 
     Returns:
-      The entries of results.json.
+      Further entries of results.json.
     """
     query, gallery = (embeddings[split] for split in dataset.evaluation_splits)
     protocol, devices = Protocol.of(dataset), embedder.devices
@@ -104,10 +104,10 @@ def _reduced(
     """Returns Recall@1 by dimensions, each stored as float32 and as int8.
 
     Args:
-      recall: returns the recall of embeddings that a function has changed.
-      projection: reduces them; None where there is nothing to fit it on.
-      dimensions: all of them first, then fewer.
-      bound: greatest absolute value in an embedding of all dimensions.
+      recall: takes a function that changes embeddings, and returns the recall of the changed ones.
+      projection: reduces them; None if only the full embedding is wanted.
+      dimensions: the full embedding's first, then fewer.
+      bound: the greatest absolute value in a full embedding.
     """
     rows = []
     for width in dimensions:

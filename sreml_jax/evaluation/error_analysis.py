@@ -1,4 +1,4 @@
-"""What was retrieved for every query, and where it fails."""
+"""Error analysis: the neighbors of every query, the hardest classes, the best and worst queries."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from sreml_jax.retrieval.protocol import Protocol
 
 
 class HardClass(NamedTuple):
-    """A class of which many queries find another class first.
+    """A class whose queries often find another class first.
 
     Attributes:
       label: of the class.
-      queries: its images that were queries and have a match.
-      recall: Recall@1 among them.
-      taken_for: label of the class that is most often found instead.
-      times: how often it is.
-      example: a query that finds it.
+      queries: its queries that have a match.
+      recall: their Recall@1.
+      taken_for: label of the class that they most often find instead.
+      times: how often they do.
+      example: a query that does.
     """
 
     label: int
@@ -58,14 +58,14 @@ class Retrieved:
         k: int,
         devices: Sequence[jax.Device] | None = None,
     ) -> 'Retrieved':
-        """Finds the k nearest of each query by the dataset's protocol.
+        """Finds the k nearest neighbors of each query by the dataset's protocol.
 
         Args:
           dataset: gives labels and splits.
           query: float32 [queries, d], embeddings of the query split, of unit length.
-          gallery: float32 [images, d], of the gallery split; the same where there is but one split.
-          k: neighbors of each.
-          devices: to search on; all local ones where not given.
+          gallery: float32 [images, d], of the gallery split; the same array if there is only one split.
+          k: neighbors per query.
+          devices: see `recall.ranks`.
         """
         protocol = Protocol.of(dataset)
         ranks = recall.ranks(query, gallery, protocol, devices=devices)
@@ -78,7 +78,7 @@ class Retrieved:
         return self.protocol.gallery_labels[self.neighbors] == self.protocol.query_labels[:, None]
 
     def hardest(self, number: int) -> list[HardClass]:
-        """Returns the classes of the lowest Recall@1, the lowest first; only those that are missed at all."""
+        """Returns the classes with the lowest Recall@1, the lowest first; none without an error."""
         first = self.protocol.gallery_labels[self.neighbors[:, 0]]
         wrong = (self.ranks > 0) & (first != self.protocol.query_labels)
         found = []
@@ -94,7 +94,10 @@ class Retrieved:
         return sorted(found, key=lambda hard: (hard.recall, -hard.queries, hard.label))[:number]
 
     def best(self, number: int) -> np.ndarray:
-        """Returns int [<= number] queries, one a class: most of what could be right is, then most alike."""
+        """Returns int [<= number] queries of different classes: those with the most correct neighbors.
+
+        Ties go to the greater mean similarity.
+        """
         k = self.neighbors.shape[1]
         possible = np.clip(self.protocol.relevant, 1, k)[:, None]
         among = np.arange(k) < possible
@@ -103,7 +106,7 @@ class Retrieved:
         return self._one_a_class(order[self.ranks[order] == 0], number)
 
     def worst(self, number: int) -> np.ndarray:
-        """Returns int [<= number] queries, one a class: the first right match comes last, and not first."""
+        """Returns int [<= number] queries of different classes: those whose first match comes latest."""
         order = np.argsort(-self.ranks.astype(np.int64), kind='stable')
         return self._one_a_class(order[self.ranks[order] > 0], number)
 

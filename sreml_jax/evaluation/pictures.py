@@ -1,4 +1,4 @@
-"""retrievals.png: queries with their nearest neighbors, right ones framed green, wrong ones red."""
+"""retrievals.png: queries and their nearest neighbors, framed green if correct and red if wrong."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +23,9 @@ def save_retrievals(
     columns: int = 8,
     devices: Sequence[jax.Device] | None = None,
 ) -> None:
-    """Writes the picture of `rows` queries, of as many classes as there are, and their nearest neighbors.
+    """Draws `rows` queries, of different classes if possible, and their nearest neighbors.
 
-    The queries are the same at each call: they depend on the labels alone.
+    The queries depend on the labels only.
 
     Args:
       path: of the PNG, which is replaced atomically.
@@ -33,7 +33,7 @@ def save_retrievals(
       query: float32 [queries, d], embeddings of the query split, of unit length.
       gallery: float32 [images, d], of the gallery split.
       rows, columns: queries and neighbors to show.
-      devices: to search on; default: all local ones.
+      devices: see `recall.ranks`.
     """
     splits, protocol = dataset.evaluation_splits, Protocol.of(dataset)
     query_labels, gallery_labels = protocol.query_labels, protocol.gallery_labels
@@ -59,7 +59,7 @@ def save_retrievals(
 
 
 def choose_queries(labels: np.ndarray, number: int) -> np.ndarray:
-    """Returns int64 [min(number, len(labels))]: queries of different classes first, drawn by a fixed seed."""
+    """Draws int64 [min(number, len(labels))] queries with a fixed seed, of different classes first."""
     order = np.random.default_rng(0).permutation(len(labels))
     first = np.unique(labels[order], return_index=True)[1]
     one_a_class = np.random.default_rng(1).permutation(order[first])
@@ -67,5 +67,5 @@ def choose_queries(labels: np.ndarray, number: int) -> np.ndarray:
 
 
 def drop(neighbors: np.ndarray, itself: int) -> np.ndarray:
-    """Returns int [k + 1] neighbors without the query itself; without the last where others tie it away."""
+    """Removes the query from int [k + 1] neighbors; if ties have displaced it, removes the last instead."""
     return neighbors[neighbors != itself][: len(neighbors) - 1]

@@ -1,4 +1,4 @@
-"""--mode=report: a trained run on one page that opens from disk, report.html."""
+"""--mode=report: a trained run on one page, report.html."""
 
 import json
 from collections.abc import Sequence
@@ -27,17 +27,17 @@ _TILE, _POINT = 128, 64  # pixels at most: of a picture, and of one on the map
 def write(embedder: Embedder, dataset: Dataset) -> Path:
     """Writes report.html into the run's workdir: one file that needs no network and no other file.
 
-    It shows metrics.jsonl, results.json and members_curve.png of the workdir, as far as they are there.
+    It shows the workdir's metrics.jsonl, results.json and members_curve.png, if they exist.
 
     Args:
       embedder: of the newest checkpoint.
-      dataset: whose test images are embedded.
+      dataset: its test images are embedded.
 
     Returns:
       The path of the page, which is replaced atomically.
 
     Raises:
-      UserError: the extra `report` is not installed.
+      UserError: the optional dependencies `report` are not installed.
     """
     check_installed()
     workdir, step = embedder.workdir, embedder.step
@@ -51,7 +51,7 @@ def write(embedder: Embedder, dataset: Dataset) -> Path:
         name=workdir.resolve().name,
         step=step,
         result=_result(embedder, dataset, retrieved),
-        **_told_by_evaluation(workdir, step, embedder.run.name),
+        **_from_evaluation(workdir, step, embedder.run.name),
         curves=curves.read(workdir / 'metrics.jsonl'),
         hardest=_hardest(retrieved, pictures),
         best=_rows(retrieved, retrieved.best(_QUERIES), pictures),
@@ -82,12 +82,12 @@ class _Pictures:
         return [image for batch in self._dataset.images(split, indices, 64) for image in batch]
 
     def name(self, label: int, split: str | None = None) -> str:
-        """Returns the name of a class of the gallery, or of another split, to be read."""
+        """Returns the readable name of a class of the gallery, or of another split."""
         return self._dataset.class_names[split or self.gallery_split][int(label)].replace('_', ' ')
 
 
 def check_installed() -> None:
-    """Raises UserError where the extra `report` is not installed."""
+    """Raises UserError if the optional dependencies `report` are not installed."""
     try:
         import jinja2  # noqa: F401
         import sklearn  # noqa: F401
@@ -108,8 +108,8 @@ def _result(embedder: Embedder, dataset: Dataset, retrieved: Retrieved) -> resul
     )
 
 
-def _told_by_evaluation(workdir: Path, step: int, name: str) -> dict[str, Any]:
-    """Returns what only an evaluation of the same embeddings of the same checkpoint has measured."""
+def _from_evaluation(workdir: Path, step: int, name: str) -> dict[str, Any]:
+    """Returns what results.json adds, if it belongs to this step and embedding."""
     found: dict[str, Any] = {'raw_pixels': {}, 'members': [], 'members_picture': '', 'shrunk': []}
     try:
         results = json.loads((workdir / 'results.json').read_text())
@@ -144,7 +144,7 @@ def _hardest(retrieved: Retrieved, pictures: _Pictures) -> list[dict[str, Any]]:
 
 
 def _rows(retrieved: Retrieved, queries: np.ndarray, pictures: _Pictures) -> list[dict[str, Any]]:
-    """Returns what is shown of each query: its picture, its neighbors', and where its match comes."""
+    """Returns each query's picture and neighbors, and the place of its first match."""
     neighbors = retrieved.neighbors[queries]
     found = iter(pictures.of(pictures.gallery_split, neighbors.reshape(-1)))
     correct = retrieved.correct
@@ -176,7 +176,7 @@ def _rows(retrieved: Retrieved, queries: np.ndarray, pictures: _Pictures) -> lis
 
 
 def _map(embeddings: np.ndarray, retrieved: Retrieved, pictures: _Pictures) -> dict[str, Any] | None:
-    """Returns the classes with their points, and the sheet of thumbnails that the points show."""
+    """Returns the classes with their points, and the sheet of the points' thumbnails."""
     laid = embedding_map.lay_out(embeddings)
     if laid is None:
         return None
@@ -207,7 +207,7 @@ def _map(embeddings: np.ndarray, retrieved: Retrieved, pictures: _Pictures) -> d
 
 
 def _config(embedder: Embedder) -> list[tuple[str, str, bool]]:
-    """Returns name, value and whether it is other than the default, of every field."""
+    """Returns each field's name, value, and whether it differs from the default."""
     config, usual = embedder.run.config, default.get_config()
     changed = saved_config.differences(usual, config)
     return [(field, _shown(config[field]), field in changed) for field in usual]
@@ -220,7 +220,7 @@ def _shown(value: Any) -> str:
 
 
 def _versions(workdir: Path, step: int) -> list[tuple[str, str, str]]:
-    """Returns package, what saved the checkpoint and what made the page."""
+    """Returns each package with its version when the checkpoint was saved, and now."""
     checkpoints, _ = checkpoint.newest(workdir)
     saved, now = checkpoints.versions(step), installed()
     checkpoints.close()

@@ -1,4 +1,4 @@
-"""What an evaluation tells: the Recall@K table in the seed's layout, and results.json."""
+"""The result of an evaluation: the Recall@K table in the seed's layout, and results.json."""
 
 import dataclasses
 import json
@@ -22,13 +22,13 @@ class Result:
     Attributes:
       dataset: its name.
       crop: 'uncropped' or 'cropped'.
-      embedding: what made the embedding, as the column's head: as of `Run.name`, or 'raw pixels'.
+      embedding: what made the embedding, the head of its column: `Run.name` or 'raw pixels'.
       protocol: 'self-retrieval': each image queries all the others; or 'query/gallery': two splits.
-      queries, gallery: their images.
-      classes: of the queries.
+      queries, gallery: number of images.
+      classes: number of classes among the queries.
       unmatched: queries without a correct match in the gallery; each is a miss.
       recall: K -> fraction of the queries, 0..1.
-      notes: what must be said of this copy of the data.
+      notes: remarks on this copy of the data.
     """
 
     dataset: str
@@ -54,7 +54,7 @@ class Result:
         embedding: str,
         notes: Iterable[str] = (),
     ) -> 'Result':
-        """Sums up the ranks, int [queries], that `recall.ranks` returned."""
+        """Summarizes the ranks, int [queries], from `recall.ranks`."""
         return cls(
             dataset=dataset,
             crop=crop,
@@ -82,9 +82,9 @@ class Result:
 
 
 def recall_table(*results: Result) -> str:
-    """Returns the Recall@K table: a column a result, a row a K, under what each dataset is.
+    """Returns the Recall@K table, one column per result and one row per K, below the headings.
 
-    The layout is the seed's: rows R@1, R@2, ..., percentages with two decimals.
+    The layout is the seed's: rows R@1, R@2, ..., and percentages with two decimals.
     """
     heads = [[r.dataset + (' (Crop)' if r.crop == 'cropped' else ''), r.embedding] for r in results]
     rows = [('Dataset', *(h[0] for h in heads)), ('Backbone', *(h[1] for h in heads))]
@@ -102,7 +102,7 @@ def recall_table(*results: Result) -> str:
 
 
 def members_table(curve: Sequence[Point]) -> str:
-    """Returns the table of Recall@1 by the number of members, and by how much it rises."""
+    """Returns the table of Recall@1 by the number of members, and its rise."""
     lines = ['', 'Members  Recall@1  Deviation  Random subsets']
     for point in curve:
         deviation = f'{100 * point.deviation:.2f}' if point.subsets > 1 else '/'
@@ -112,7 +112,7 @@ def members_table(curve: Sequence[Point]) -> str:
 
 
 def dimensions_table(reduced: Sequence[Reduced]) -> str:
-    """Returns the table of Recall@1 by dimensions and storage, so that a user can choose."""
+    """Returns the table of Recall@1 by dimensions and storage, by which a user can choose."""
     lines = ['', 'Dimensions  Stored as  Bytes an image  Recall@1']
     for row in reduced:
         recall = f'{100 * row.recall:.2f}%'
@@ -123,31 +123,31 @@ def dimensions_table(reduced: Sequence[Reduced]) -> str:
 def write_results(path: Path, result: Result, **more: object) -> None:
     """Writes results.json: the recalls as fractions by K, the protocol and its counts.
 
-    What only the file that is there says (as --mode=eval told it) stays, unless the two contradict each
-    other: then that file is of another checkpoint or protocol.
+    Further entries of an existing file (those of --mode=eval) are kept, unless an entry that both have
+    differs: then that file belongs to another checkpoint or protocol.
 
     Args:
-      path: of the file; whoever reads it meanwhile finds the old one or the new one, whole.
+      path: of the file, which is replaced atomically.
       result: the model's.
-      **more: further entries that JSON can hold: the step, the members, the raw pixels' recall, ...
+      **more: further entries as JSON: the step, the members curve, the raw pixels' recall, ...
 
     Raises:
-      RunError: the file cannot be written, as on a full disk; the old one stays.
+      RunError: the file cannot be written, for example on a full disk; the old one stays.
     """
     entries = dataclasses.asdict(result) | more
     recall = {str(k): v for k, v in entries.pop('recall').items()}
-    written = json.loads(json.dumps({'recall': recall, **entries}))  # as it will be read
+    written = json.loads(json.dumps({'recall': recall, **entries}))  # as a reader will get it
     written |= _further(path, written)
     with files.atomic_write(path) as temporary:
         temporary.write_text(json.dumps(written, indent=2) + '\n')
 
 
 def _further(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the file at `path` says beyond `entries`; {} where both say something and differ."""
+    """Returns the further entries of the file at `path`; {} if an entry that both have differs."""
     try:
         old = json.loads(path.read_text())
         both = old.keys() & entries.keys()
-    except (OSError, ValueError, AttributeError):  # not there, or nothing that this program has written
+    except (OSError, ValueError, AttributeError):  # missing, or not written by this program
         return {}
 
     def alike(one: Any, other: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Embeddings cut into blocks of one shape, so that no more than a few lie on a device at a time."""
+"""Splits embeddings into blocks of one shape, so that a device need not hold all of them."""
 
 import collections
 import functools
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-_MOST_ROWS = 2048  # of a block; on a CPU 512 are slower by a fifth
-_LEAST_ROWS = 480  # of a block, for the matmul's sake
-_LEAST_BLOCKS = 20  # the more blocks, the less of the diagonal ones is computed twice
-_BLOCK_BYTES = 2**27  # at most
-_HELD_BYTES = 2**28  # embeddings up to this size are held on a CPU in whole
-_HELD_SHARE = 4  # on an accelerator up to this fraction of its memory: there may be queries and gallery
+_MOST_ROWS = 2048  # per block; on a CPU, 512 is a fifth slower
+_LEAST_ROWS = 480  # per block; smaller matrix products are slow
+_LEAST_BLOCKS = 20  # diagonal blocks compute each pair twice; more blocks waste less
+_BLOCK_BYTES = 2**27  # at most, per block
+_HELD_BYTES = 2**28  # a CPU keeps the blocks of embeddings up to this size
+_HELD_SHARE = 4  # an accelerator keeps up to 1/4 of its memory of queries, and as much of the gallery
 
 
 class Blocks:
@@ -34,7 +34,7 @@ class Blocks:
 
     Attributes:
       order, rows: as given.
-      number: how many blocks there are.
+      number: of blocks.
     """
 
     def __init__(self, x: np.ndarray, order: np.ndarray, rows: int, devices: Sequence[jax.Device]):
@@ -56,18 +56,18 @@ class Blocks:
         return jax.device_put(block, device)
 
     def slice(self, i: int) -> slice:
-        """Returns which positions of `order` block i holds."""
+        """Returns the positions in `order` of the rows of block i."""
         return slice(i * self.rows, min((i + 1) * self.rows, len(self.order)))
 
     def cut(self, values: np.ndarray, fill: float) -> np.ndarray:
-        """Returns `values` [n], which are in `order`, as [number, rows], padded with `fill`."""
+        """Reshapes `values` [n], one for each row in `order`, to [number, rows], padded with `fill`."""
         filled = np.full(self.number * self.rows, fill, values.dtype)
         filled[: len(values)] = values
         return filled.reshape(self.number, self.rows)
 
 
 def _held_bytes(device: jax.Device) -> float:
-    """Returns the size up to which embeddings are held on the device in whole."""
+    """Returns up to which size the device keeps all blocks of one set of embeddings."""
     if device.platform == 'cpu':
         return _HELD_BYTES
     memory = (device.memory_stats() or {}).get('bytes_limit')
@@ -75,7 +75,7 @@ def _held_bytes(device: jax.Device) -> float:
 
 
 def rows_of_block(lengths: Sequence[int], width: int, itemsize: int) -> int:
-    """Returns how many rows a block should have: a multiple of 16 that fills the longest length well."""
+    """Chooses the rows per block: a multiple of 16 that leaves little padding for the longest length."""
     longest = max(*lengths, 1)
     most = min(
         _MOST_ROWS,
@@ -90,10 +90,10 @@ def rows_of_block(lengths: Sequence[int], width: int, itemsize: int) -> int:
 def similarities(query: jax.Array, gallery: jax.Array) -> jax.Array:
     """Returns all dot products of [q, d] and [g, d] as float32 [q, g].
 
-    Summed in float32, of products in full float32 (no TF32). Two of bfloat16 are multiplied as they are:
-    float32 holds such products exactly, and it takes half the time on a CPU. Each dot product is summed in
-    the same order wherever its rows lie in their blocks, so that equal embeddings are exactly equally
-    similar; tests/test_recall.py checks it.
+    Products and sums are in full float32 (no TF32). Two bfloat16 arrays are multiplied directly: float32
+    holds their products exactly, and a CPU needs half the time. Each dot product is summed in the same order
+    at any place in the blocks, so that equal embeddings have exactly equal similarities;
+    tests/retrieval/test_recall.py checks that.
     """
     if not query.dtype == gallery.dtype == jnp.bfloat16:
         query, gallery = query.astype(jnp.float32), gallery.astype(jnp.float32)
@@ -111,13 +111,13 @@ def spread(
 ) -> Iterator[tuple[int, int, Any]]:
     """Runs run(i, j, device) for all jobs (i, j), on each device in turn; yields (i, j, result on the host).
 
-    Two jobs a device are under way at a time: none waits for the host, and memory stays bounded.
+    Two jobs per device are in flight at a time: no device waits for the host, and memory stays bounded.
     """
-    under_way: collections.deque[tuple[int, int, Any]] = collections.deque()
+    in_flight: collections.deque[tuple[int, int, Any]] = collections.deque()
     for (i, j), device in zip(jobs, itertools.cycle(devices), strict=False):
-        under_way.append((i, j, run(i, j, device)))
-        if len(under_way) > 2 * len(devices):
-            i, j, result = under_way.popleft()
+        in_flight.append((i, j, run(i, j, device)))
+        if len(in_flight) > 2 * len(devices):
+            i, j, result = in_flight.popleft()
             yield i, j, jax.device_get(result)
-    for i, j, result in under_way:
+    for i, j, result in in_flight:
         yield i, j, jax.device_get(result)

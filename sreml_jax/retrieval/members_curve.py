@@ -11,18 +11,18 @@ import numpy as np
 from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.retrieval.recall import ranks, recall_at
 
-SUBSETS = 10  # of members, at most, for each number
-IMAGES = 10_000  # of whole classes, at most: SOP's 60,502 would take 14 evaluations
+SUBSETS = 10  # at most, for each number of members
+IMAGES = 10_000  # at most, of whole classes: the curve takes as long as some 60 evaluations of them
 
 
 class Point(NamedTuple):
-    """Recall@1 of some number of members.
+    """Recall@1 with some number of members.
 
     Attributes:
-      members: how many are used.
-      subsets: how many random choices of them were tried.
-      mean: of the subsets' Recall@1, 0..1.
-      deviation: of the subsets' Recall@1, with n - 1; 0 for one subset.
+      members: their number.
+      subsets: random subsets of that size.
+      mean: mean Recall@1 of the subsets, 0..1.
+      deviation: standard deviation of their Recall@1 (n - 1); 0 for one subset.
     """
 
     members: int
@@ -43,16 +43,16 @@ def members_curve(
     """Computes Recall@1 for 1, 2, 4, ... and all members, over random subsets of them.
 
     All members' parts have equal norm, so a subset of columns ranks exactly as the smaller ensemble's
-    normalized embedding. Of more than `IMAGES` images, whole classes are drawn (see `sample`), which makes
-    every recall higher than that of all images.
+    normalized embedding. If there are more than `IMAGES` images, only some classes are used (see `sample`),
+    and every recall is higher than on all images.
 
     Args:
       query: float32 [queries, members * dimensions], made by `ensemble.embed`.
       gallery: float32 [images, members * dimensions].
       protocol: labels of both.
-      members: of the ensemble.
+      members: number of the ensemble's members.
       devices: see `recall.ranks`.
-      seed: of the subsets and the classes.
+      seed: draws the subsets and the classes.
     """
     random = np.random.default_rng(seed)
     of_query, of_gallery, protocol = protocol.of_classes(sample(protocol, random))
@@ -71,12 +71,12 @@ def members_curve(
 
 
 def numbers(members: int) -> list[int]:
-    """1, 2, 4, ... and all members."""
+    """Returns 1, 2, 4, ... and the number of all members."""
     return [*itertools.takewhile(lambda n: n < members, (2**i for i in itertools.count())), members]
 
 
 def subsets(members: int, number: int, random: np.random.Generator) -> list[np.ndarray]:
-    """Draws different choices of `number` of the members: `SUBSETS`, or as many as there are."""
+    """Draws `SUBSETS` different subsets of `number` members, or returns all if there are no more."""
     if math.comb(members, number) <= SUBSETS:
         return [np.array(chosen) for chosen in itertools.combinations(range(members), number)]
     chosen: dict[tuple[int, ...], None] = {}
@@ -86,7 +86,7 @@ def subsets(members: int, number: int, random: np.random.Generator) -> list[np.n
 
 
 def sample(protocol: Protocol, random: np.random.Generator) -> np.ndarray:
-    """Draws whole classes of at most `IMAGES` images in all; returns their labels."""
+    """Draws whole classes with at most `IMAGES` images in total; returns their labels."""
     images = protocol.query_labels
     if not protocol.same:
         images = np.concatenate([images, protocol.gallery_labels])

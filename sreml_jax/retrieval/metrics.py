@@ -1,4 +1,4 @@
-"""MAP@R and R-precision, and raw pixels as the embedding that a model must beat."""
+"""MAP@R and R-precision, and raw pixels as a baseline embedding."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ def correct_neighbors(
     devices: Sequence[jax.Device] | None = None,
     chunk: int | None = None,
 ) -> np.ndarray:
-    """Tells which of each query's R nearest neighbors are correct, where R is `protocol.relevant`.
+    """Finds each query's R nearest neighbors and checks their classes; R is `protocol.relevant`.
 
     Args: see `recall.ranks`.
 
     Returns:
-      bool [queries, greatest R], the nearest first.
+      bool [queries, greatest R]: whether each neighbor is correct, the nearest first.
     """
     k = int(protocol.relevant.max(initial=0))
     indices, _ = nearest(query, gallery, k, same=protocol.same, devices=devices, chunk=chunk)
@@ -57,7 +57,7 @@ def map_at_r(correct: np.ndarray, relevant: np.ndarray) -> float:
 def raw_pixels(images: np.ndarray) -> np.ndarray:
     """Flattens uint8 [n, H, W, 3] to float32 [n, H*W*3] of unit length.
 
-    Nothing is subtracted: similarities are the cosines of the pixel values. A black image becomes 0, which is
+    No mean is subtracted: similarities are cosines of the pixel values. A black image becomes 0, and is
     equally similar to every image.
     """
     flat = images.reshape(len(images), -1).astype(np.float32)

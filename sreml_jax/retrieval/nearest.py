@@ -1,4 +1,4 @@
-"""The nearest neighbors of embeddings, exact."""
+"""The exact nearest neighbors of embeddings."""
 
 import functools
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spre
 
 # Score of NaN embeddings: below any cosine, above the -inf of masked entries.
 _LOWEST = np.finfo(np.float32).min
-_LEAST_QUERIES = 16  # rows of a block of queries; fewer make the matrix product slow
-_TILE_BYTES = 2**26  # of a block of the gallery at most, where few queries let it be long
+_LEAST_QUERIES = 16  # rows per block of queries; with fewer, the matrix product is slow
+_TILE_BYTES = 2**26  # at most, per block of the gallery, if there are few queries
 
 
 def nearest(
@@ -30,14 +30,14 @@ def nearest(
     Args:
       query: float32 or bfloat16 [queries, d]; rows of unit length; may be memory-mapped.
       gallery: [images, d], of any real dtype, float16 and int8 included; may be memory-mapped.
-      k: neighbors wanted; at most as many as the gallery holds are found.
-      same: query is gallery, and each query is left out of its own neighbors, by row number.
-      devices: share the blocks; default: all local ones.
-      chunk: rows of a block; default: chosen by device and size.
+      k: neighbors per query; a smaller gallery yields fewer.
+      same: query and gallery are the same rows, and no query is its own neighbor.
+      devices: share the blocks; default: all local devices.
+      chunk: rows per block; default: by device and size.
 
     Returns:
-      indices: int32 [queries, min(k, images)], the most similar first; among equals, the lower row number
-        first. Embeddings with NaN come last.
+      indices: int32 [queries, min(k, images)], the most similar first; of equally similar ones, the lower
+        row number first. Embeddings with NaN come last.
       similarities: float32 [queries, min(k, images)].
     """
     devices = devices or jax.local_devices()
@@ -47,7 +47,7 @@ def nearest(
         return np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize)
     few = size if chunk or same else min(size, -(-len(query) // _LEAST_QUERIES) * _LEAST_QUERIES)
-    # Few queries get longer blocks of the gallery: a block of similarities keeps its size.
+    # For few queries, blocks of the gallery are longer: a block of similarities keeps its size.
     rows = Blocks(query, np.arange(len(query)), few, devices)
     if few < size:
         longest = max(size, min(size * size // few, _TILE_BYTES // (gallery.shape[1] * gallery.itemsize)))
@@ -64,7 +64,7 @@ def nearest(
     for i, j, (s, chosen) in spread(pairs, devices, find):
         here = rows.slice(i)
         unpadded = slice(here.stop - here.start)
-        # Earlier finds stand first: among equals, the stable sort keeps the lower row number first.
+        # Earlier blocks stand first, so the stable sort keeps lower row numbers first among equals.
         s = np.concatenate([similarity[here], s[unpadded]], 1)
         chosen = np.concatenate([index[here], chosen[unpadded] + j * size], 1)
         best = np.argsort(-s, 1, kind='stable')[:, :k]
@@ -75,12 +75,12 @@ def nearest(
 
 @functools.partial(jax.jit, static_argnames='k')
 def _first(query, gallery, real, diagonal, k):
-    """Returns similarity and column of each row's k nearest in one block of the gallery.
+    """Returns the similarities and columns of each row's k nearest in one block of the gallery.
 
     Args:
-      real: how many rows of the gallery's block are images.
-      diagonal: the queries are the same block.
-      k: neighbors wanted.
+      real: rows of the gallery's block that are not padding.
+      diagonal: queries and gallery are the same block.
+      k: neighbors.
     """
     s = similarities(query, gallery)
     column, row = jnp.arange(s.shape[1])[None], jnp.arange(s.shape[0])[:, None]

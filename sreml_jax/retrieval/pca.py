@@ -1,4 +1,4 @@
-"""PCA and whitening of embeddings, fitted on training images: fewer dimensions."""
+"""PCA and whitening, fitted on training images, reduce embeddings to fewer dimensions."""
 
 import zipfile
 from pathlib import Path
@@ -12,9 +12,12 @@ from scipy import linalg
 from sreml_jax.runtime import files
 from sreml_jax.runtime.errors import UserError
 
-FILES = {'logits': 'shrinking.npz', 'pooled': 'shrinking_pooled.npz'}  # by config.embedding
-DIMENSIONS = (512, 128, 64)  # reported by an evaluation
-IMAGES = 10_000  # to fit on, at most
+FILES = {
+    'logits': 'shrinking.npz',
+    'pooled': 'shrinking_pooled.npz',
+}  # by config.embedding; the names are older than this module's
+DIMENSIONS = (512, 128, 64)  # that an evaluation reports
+IMAGES = 10_000  # at most, to fit on
 
 
 class PCA(NamedTuple):
@@ -22,10 +25,9 @@ class PCA(NamedTuple):
 
     Attributes:
       mean: float32 [d], of the training embeddings.
-      axes: float32 [n, d]; their principal axes, the greatest variance first, each divided by its standard
-        deviation. An axis along which they do not vary is 0.
-      bounds: float32 [n]; the greatest absolute value in a training embedding reduced to 1, 2, ... n
-        dimensions.
+      axes: float32 [n, d]; the principal axes, the greatest variance first, each divided by its standard
+        deviation. An axis without variance is 0.
+      bounds: float32 [n]; the greatest absolute value in training embeddings of 1, 2, ... n dimensions.
     """
 
     mean: np.ndarray
@@ -38,7 +40,7 @@ class PCA(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """Recall@1, 0..1, of embeddings of some dimensions, stored in some bytes an image."""
+    """Recall@1, 0..1, of embeddings with some number of dimensions, stored in some bytes per image."""
 
     dimensions: int
     storage: str
@@ -51,12 +53,12 @@ def fit(embeddings: np.ndarray, dimensions: int) -> PCA:
 
     Args:
       embeddings: float32 [images, d].
-      dimensions: the most that are wanted; less than images, at most d.
+      dimensions: how many axes to fit; fewer than images, at most d.
     """
     mean = embeddings.mean(0, dtype=np.float64).astype(np.float32)
     centered = embeddings - mean
     images, d = centered.shape
-    # Both products have the same non-zero eigenvalues: the smaller one is cheaper.
+    # Both products have the same non-zero eigenvalues; the smaller one is cheaper.
     wide = images < d
     product = (centered @ centered.T if wide else centered.T @ centered).astype(np.float64)
     greatest = len(product) - dimensions, len(product) - 1
@@ -68,21 +70,25 @@ def fit(embeddings: np.ndarray, dimensions: int) -> PCA:
         axes = axes @ centered / length[:, None]
     axes = axes * (varies * np.sqrt(images - 1) / length)[:, None]
     axes = axes.astype(np.float32)
-    numbers = np.asarray(_whitened(embeddings, mean, axes))
-    greatest_so_far = np.maximum.accumulate(np.abs(numbers), 1)
-    lengths = np.sqrt(np.cumsum(numbers**2, 1))
+    whitened = np.asarray(_whitened(embeddings, mean, axes))
+    greatest_so_far = np.maximum.accumulate(np.abs(whitened), 1)
+    lengths = np.sqrt(np.cumsum(whitened**2, 1))
     bounds = (greatest_so_far / np.maximum(lengths, 1e-12)).max(0)
     return PCA(mean, axes, bounds)
 
 
 def save(folder: Path, embedding: str, pca: PCA, fingerprint: str) -> None:
-    """Writes <folder>/<file of config.embedding> atomically; `fingerprint` is the checkpoint's."""
+    """Writes FILES[embedding] into the folder, atomically; `fingerprint` is the checkpoint's."""
     with files.atomic_write(folder / FILES[embedding]) as temporary, temporary.open('wb') as file:
         np.savez(file, fingerprint=fingerprint, **pca._asdict())
 
 
 def load(folder: Path, embedding: str, dimensions: int, fingerprint: str) -> PCA:
-    """Reads what `save` wrote; raises UserError if it is missing, damaged, too short or another's."""
+    """Reads what `save` wrote.
+
+    Raises:
+      UserError: the file is missing or damaged, has fewer dimensions, or belongs to another checkpoint.
+    """
     path = folder / FILES[embedding]
     advice = f'make it by --mode=eval --config.embedding={embedding} --config.embedding_dim={dimensions}'
     try:

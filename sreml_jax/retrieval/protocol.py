@@ -52,7 +52,7 @@ class Protocol:
 
     @functools.cached_property
     def relevant(self) -> np.ndarray:
-        """Correct matches that the gallery holds of each query, itself left out; int64 [queries]."""
+        """The number of correct matches in the gallery for each query, itself excluded; int64 [queries]."""
         classes, counts = np.unique(self.gallery_labels, return_counts=True)
         if not len(classes):
             return np.zeros(len(self.query_labels), np.int64)

@@ -1,4 +1,4 @@
-"""The rank of each query's best correct match, exact; Recall@K for every K follows from it."""
+"""The exact rank of each query's best correct match, from which Recall@K follows for every K."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.runtime import hosts
 
 NO_MATCH = -1  # the rank of a query without a correct match in the gallery
-NEVER = np.iinfo(np.int32).max  # the rank of a query that NaN keeps from ever finding one
+NEVER = np.iinfo(np.int32).max  # the rank of a query that can find no match because of NaN
 
 _KEPT_BYTES = 2**28  # of similarities, from the first pass for the second
 
@@ -29,25 +29,25 @@ def ranks(
 
     Queries and gallery are put in the order of their classes, so that a query's correct matches lie in few
     blocks. A first pass over those blocks finds the similarity of the best match; a second pass over all
-    blocks counts. Nothing is sorted, and memory holds a few blocks. Where query and gallery are the same,
-    each pair is computed once and counted for both. Ties count against the query. Several hosts share the
+    blocks counts. Nothing is sorted, and memory holds a few blocks. If query and gallery are the same, each
+    pair is computed once and counted for both. Ties count against the query. Several hosts share the
     blocks; all of them must call this with the same arguments.
 
     Args:
       query: float32 or bfloat16 [queries, d]; rows of unit length, so that the dot product is the cosine.
-        bfloat16 takes half the memory. The array may be memory-mapped; on a CPU, rows in their classes' order
-        are not copied.
+        bfloat16 takes half the memory. The array may be memory-mapped; a CPU does not copy rows that are
+        already in the order of their classes.
       gallery: as `query`, [images, d].
       protocol: labels of both.
-      devices: share the blocks; default: all local ones.
-      chunk: rows of a block; default: chosen by device and size.
+      devices: share the blocks; default: all local devices.
+      chunk: rows per block; default: by device and size.
 
     Returns:
-      int32 [queries]: 0 where a correct image comes first; NO_MATCH where the gallery holds no correct match;
-      NEVER where the query, or each of its correct matches, has a NaN.
+      int32 [queries]: 0 if a correct image comes first; NO_MATCH if the gallery holds no correct match; NEVER
+      if the query, or each of its correct matches, has a NaN.
 
     Raises:
-      ValueError: embeddings and labels do not fit each other.
+      ValueError: the shapes of embeddings and labels do not agree.
     """
     _check(query, gallery, protocol)
     if not len(query) or not len(gallery):
@@ -111,14 +111,14 @@ def recall_at(ranks: np.ndarray, ks: Iterable[int]) -> dict[int, float]:
     """Computes Recall@K: the fraction of all queries with a correct match among their first K, for each K.
 
     Args:
-      ranks: int [queries], as of `ranks`. Queries without a match count as misses.
-      ks: each at least 1; may exceed the gallery.
+      ranks: int [queries], from `ranks`. Queries without a match count as misses.
+      ks: each at least 1; may exceed the size of the gallery.
     """
     return {int(k): float(np.mean((ranks >= 0) & (ranks < k))) for k in ks}
 
 
 def _check(query: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> None:
-    """Raises ValueError for shapes that do not fit each other."""
+    """Raises ValueError if the shapes do not agree."""
     if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
         raise ValueError(f'embeddings must be [n, d] with one d, not {query.shape} and {gallery.shape}')
     labels = protocol.query_labels.shape, protocol.gallery_labels.shape
@@ -131,7 +131,7 @@ def _check(query: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> None:
 
 @functools.partial(jax.jit, static_argnames='both')
 def _best(s, row_labels, column_labels, diagonal, both):
-    """Returns each row's, and if `both` each column's, greatest similarity to a correct match; or -inf."""
+    """Returns each row's, and if `both` each column's, greatest similarity to a match, or -inf."""
     match = row_labels[:, None] == column_labels[None]
     match &= ~(diagonal & jnp.eye(s.shape[0], s.shape[1], dtype=bool))
     s = jnp.where(match & ~jnp.isnan(s), s, -jnp.inf)
@@ -140,7 +140,7 @@ def _best(s, row_labels, column_labels, diagonal, both):
 
 @jax.jit
 def _before(s, row_labels, column_labels, best_of_rows, best_of_columns):
-    """Counts for each row, and where asked each column, the wrong items at least as similar as its best."""
+    """Counts the wrong items that are at least as similar as the best match, for each row and column."""
     wrong = row_labels[:, None] != column_labels[None]
     of_rows = jnp.sum(wrong & (s >= best_of_rows[:, None]), 1, dtype=jnp.int32)
     if best_of_columns is None:

@@ -1,4 +1,4 @@
-"""retrievals.png: who is shown, in which frame, under which name."""
+"""retrievals.png: which images it shows, in which frame, under which name."""
 
 import numpy as np
 from PIL import Image, ImageColor

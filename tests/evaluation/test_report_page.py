@@ -1,4 +1,4 @@
-"""report.html: what it says of a run, and that it says it safely."""
+"""report.html: its contents, and that names cannot inject code."""
 
 import html
 import re
@@ -51,9 +51,9 @@ def test_recall_is_that_of_the_checkpoint(embedder, page):
     np.fill_diagonal(similarity, -2)
     labels = dataset.labels['test']
     right = labels[np.argsort(-similarity, 1)] == labels[:, None]
-    told = section(page, 'recall') + ' '
+    shown = section(page, 'recall') + ' '
     for k, pixels in ((1, '12.50%'), (2, '25.00%'), (4, '')):
-        assert f' {k} {100 * right[:, :k].any(1).mean():.2f}% {pixels}' in told
+        assert f' {k} {100 * right[:, :k].any(1).mean():.2f}% {pixels}' in shown
     assert 'each of 42 images against the 41 others; 8 classes' in page
 
 
@@ -69,7 +69,7 @@ def test_members_curve(page):
     assert 'alt="Recall@1 by the number of members"' in page
 
 
-def test_fewer_numbers(page):
+def test_fewer_dimensions(page):
     assert section(page, 'shrunk').endswith('Recall@1 8 int8 8 31.25%')
 
 
@@ -86,7 +86,7 @@ def test_nothing_is_fetched(page):
 
 def test_an_evaluation_of_another_step_or_embedding_is_not_shown(workdir, tmp_path):
     def shown(folder, *of):
-        return report_page._told_by_evaluation(folder, *of)['raw_pixels']
+        return report_page._from_evaluation(folder, *of)['raw_pixels']
 
     name = 'resnet18 x 2'
     assert shown(workdir, 0, name) == {1: 0.125, 2: 0.25}
@@ -98,7 +98,7 @@ def test_an_evaluation_of_another_step_or_embedding_is_not_shown(workdir, tmp_pa
 
 
 @pytest.mark.parametrize('package', ['jinja2', 'sklearn'])
-def test_without_the_extra(package, monkeypatch):
+def test_without_the_optional_dependencies(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"needs {package}: pip install '\.\[report\]'"):
         report_page.check_installed()

@@ -1,4 +1,4 @@
-"""The table as it is printed, and results.json as it is read again."""
+"""The printed tables, and results.json read back."""
 
 import dataclasses
 import json
@@ -85,10 +85,10 @@ def test_results_json(tmp_path):
         ({'recall': {1: 0.4, 8: 0.75}}, True),  # other Ks
         ({'step': 8}, False),
         ({'crop': 'cropped'}, False),
-        ({'recall': {1: 0.25}}, False),  # trained anew
+        ({'recall': {1: 0.25}}, False),  # trained again
     ],
 )
-def test_what_a_thorough_evaluation_told_stays_with_its_checkpoint(then, kept, tmp_path):
+def test_entries_of_a_thorough_evaluation_stay_with_their_checkpoint(then, kept, tmp_path):
     path = tmp_path / 'results.json'
     first, curve = result(notes=['one']), [{'members': 1, 'mean': 0.25}]
     write_results(path, first, step=7, map_at_r=0.5, members_curve=curve)
@@ -100,8 +100,8 @@ def test_what_a_thorough_evaluation_told_stays_with_its_checkpoint(then, kept, t
     assert (written.get('map_at_r'), written.get('members_curve')) == ((0.5, curve) if kept else (None, None))
 
 
-@pytest.mark.skipif(not Path('/dev/full').exists(), reason='a full disk, as Linux has it')
-def test_results_that_find_no_room_are_told_and_leave_the_old_file(tmp_path):
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
+def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path):
     path = tmp_path / 'results.json'
     path.write_text('{}')
     (tmp_path / 'results.json.tmp').symlink_to('/dev/full')
@@ -110,7 +110,7 @@ def test_results_that_find_no_room_are_told_and_leave_the_old_file(tmp_path):
     assert path.read_text() == '{}'
 
 
-def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
+def test_an_entry_that_json_cannot_hold_leaves_the_old_file(tmp_path):
     path = tmp_path / 'results.json'
     path.write_text('{}')
     with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""Blocks: their size, their filling, and that mapped files are not copied."""
+"""Blocks: their size, their padding, and that memory-mapped files are not copied."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ def test_rows_are_few_enough_for_memory_and_fill_the_blocks():
         assert blocks * rows - n < 16 * blocks
 
 
-def test_the_last_block_is_filled_with_nan():
+def test_the_last_block_is_padded_with_nan():
     x = np.arange(10, dtype=np.float32).reshape(5, 2)
     blocks = Blocks(x, np.array([4, 3, 2, 1, 0]), 3, CPU)
     assert blocks.number == 2

@@ -19,7 +19,7 @@ def test_hand_made_table():
     assert map_at_r(CORRECT, RELEVANT) == pytest.approx(want)
 
 
-def test_the_paper_s_example_of_what_r_precision_does_not_see():
+def test_the_paper_s_example_where_r_precision_is_blind():
     # 1,0,...,0,1 and 1,1,0,...,0: equal R-precision, but MAP@R sees the order.
     late, early = np.array([[1, 0, 0, 0, 1]], bool), np.array([[1, 1, 0, 0, 0]], bool)
     five = np.array([5])

@@ -1,4 +1,4 @@
-"""Shrinking against scikit-learn's PCA, closed forms and brute force; its file, and how it is refused."""
+"""PCA and whitening against scikit-learn, closed forms and brute force; the file, and which are refused."""
 
 import os
 
@@ -18,7 +18,7 @@ def embeddings(images: int, d: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(('images', 'd'), [(200, 24), (20, 48)])
-def test_as_whitened_pca(images, d):
+def test_equals_scikit_learn(images, d):
     x, other = embeddings(images, d), embeddings(images + 1, d)
     expected = PCA(6, whiten=True, svd_solver='full').fit(x.astype(np.float64)).transform(other)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -27,7 +27,7 @@ def test_as_whitened_pca(images, d):
     np.testing.assert_allclose(found * signs, expected, atol=2e-4)
 
 
-def test_fewer_numbers_are_the_first_ones():
+def test_fewer_dimensions_are_the_first_ones():
     x = embeddings(100, 16)
     short = pca.fit(x, 8)
     eight, three = np.asarray(short(x, 8))[:, :3], np.asarray(short(x, 3))
@@ -35,7 +35,7 @@ def test_fewer_numbers_are_the_first_ones():
     np.testing.assert_allclose(np.linalg.norm(three, axis=1), 1, atol=1e-5)
 
 
-def test_bounds_are_the_greatest_numbers_of_the_training_embeddings():
+def test_bounds_are_the_greatest_values_in_the_training_embeddings():
     x = embeddings(60, 10)
     short = pca.fit(x, 7)
     for dimensions in (1, 4, 7):
@@ -44,7 +44,7 @@ def test_bounds_are_the_greatest_numbers_of_the_training_embeddings():
 
 
 @pytest.mark.parametrize('images', [50, 6])
-def test_a_direction_in_which_nothing_varies_adds_nothing(images):
+def test_an_axis_without_variance_is_zero(images):
     x = embeddings(images, 8)
     x[:, 3:] = 0.25
     x[4:] = x[[i % 4 for i in range(len(x) - 4)]]
@@ -55,7 +55,7 @@ def test_a_direction_in_which_nothing_varies_adds_nothing(images):
     assert np.abs(found[:, :3]).max(0).min() > 0.1
 
 
-def test_the_file_and_what_is_refused(tmp_path):
+def test_the_file_and_which_files_are_refused(tmp_path):
     x = embeddings(40, 12)
     short = pca.fit(x, 6)
     with pytest.raises(UserError, match=r'needs .*shrinking.npz, which is not there; make it by --mode=eval'):
@@ -72,12 +72,12 @@ def test_the_file_and_what_is_refused(tmp_path):
         pca.load(tmp_path, 'logits', 7, 'abc')
 
 
-def numbers_missing(path):
+def arrays_missing(path):
     np.savez(path, fingerprint='abc', mean=np.zeros(3))
 
 
 def pickled(path):
-    """What would run as code if it were read so."""
+    """An object array, which would run code if numpy unpickled it."""
     np.savez(path, fingerprint='abc', mean=np.array([print], object), axes=np.eye(3), bounds=np.ones(3))
 
 
@@ -87,11 +87,11 @@ def pickled(path):
         lambda path: os.truncate(path, path.stat().st_size // 2),
         lambda path: os.truncate(path, 0),
         lambda path: path.write_text('text'),
-        numbers_missing,
+        arrays_missing,
         pickled,
     ],
 )
-def test_a_damaged_file_is_told(spoil, tmp_path):
+def test_a_damaged_file_is_refused(spoil, tmp_path):
     pca.save(tmp_path, 'logits', pca.fit(embeddings(40, 12), 6), 'abc')
     spoil(tmp_path / 'shrinking.npz')
     with pytest.raises(UserError, match=r'shrinking.npz cannot be read \(.*\); make it by --mode=eval'):

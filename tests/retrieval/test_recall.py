@@ -140,7 +140,7 @@ def test_nan_is_never_a_hit():
     x = np.eye(8, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 3]]
     x[4] = np.nan
     labels = np.array([0, 0, 1, 1, 2, 2, 3])
-    # 4 is NaN, and 5 has no match but 4; the others take no notice.
+    # 4 is NaN, and 4 is the only match of 5; the others are unaffected.
     assert ranks(x, x, labels, labels, same=True).tolist() == [0, 0, 0, 0, NEVER, NEVER, NO_MATCH]
     lost = ranks(
         np.full((50, 3), np.nan, np.float32),
@@ -159,7 +159,7 @@ def test_queries_without_a_match_count_as_misses():
     assert empty.tolist() == [NO_MATCH] * 3
 
 
-def test_what_does_not_fit_is_refused():
+def test_shapes_that_do_not_agree_are_refused():
     x = np.eye(3, dtype=np.float32)
     with pytest.raises(ValueError, match='one label a row'):
         ranks(x, x, np.arange(3), np.arange(2), same=False)
