@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import app
 
-from support.paths import ROOT
+from support.paths import ROOT, TESTS
 
 
 def run(place: Path, jobs: list[dict]) -> list[list]:
@@ -24,7 +24,7 @@ def run(place: Path, jobs: list[dict]) -> list[list]:
         [sys.executable, '-W', 'ignore', __file__],
         input=json.dumps(jobs),
         cwd=place,
-        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        env=os.environ | {'PYTHONPATH': os.pathsep.join((str(ROOT), str(TESTS)))},
         capture_output=True,
         text=True,
         timeout=300,
