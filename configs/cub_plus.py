@@ -1,4 +1,4 @@
-"""CUB-200-2011 by a recipe that finds more than the seed's; README.md, "Tried", says how it was chosen.
+"""CUB-200-2011 by a recipe that finds more than the seed's; docs/results.md, "Tried", says how it was chosen.
 
 Command:  python -m sreml_jax.main --config=configs/cub_plus.py --workdir=runs/cub_plus
 Data:     as configs/cub.py

@@ -1,6 +1,6 @@
 """Makes the pictures of the README: what a run has drawn, its report and the search page in a browser.
 
-python launch/readme_pictures.py --workdir=runs/glyphs --index=INDEX --out=launch
+python launch/readme_pictures.py --workdir=runs/glyphs --index=INDEX --out=docs
 
 Needs what `--mode=report` has written into the workdir, the extra `test`, and Debian's chromium. Writes
 demo_retrievals.png, and report and search page as <name>_<width>.png at 1400 and 400 pixels.

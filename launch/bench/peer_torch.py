@@ -1,13 +1,8 @@
 """The same system as a PyTorch user would write it: a Python loop over the members' networks.
 
-What `launch/bench.py step --peer` compares with, in a process of its own. Parameters carry torchvision's
-names, a member's after 'members.<m>.'. Images are [batch, 3, H, W] in channels_last memory, labels
-[batch, members].
+Parameters carry torchvision's names, a member's after 'members.<m>.'. Images are [batch, 3, H, W] in
+channels_last memory. peer_steps.py trains it.
 """
-
-import contextlib
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 import torch
 from torch import nn
@@ -89,34 +84,19 @@ class Ensemble(nn.Module):
         self.layer1 = _stage(model_type, 1)
         self.members = nn.ModuleList(Member(model_type, meta_classes) for _ in range(members))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def trunk(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns what all members read."""
         x = functional.relu(self.bn1(self.conv1(images)))
-        x = self.layer1(functional.max_pool2d(x, 3, 2, 1))
+        return self.layer1(functional.max_pool2d(x, 3, 2, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.trunk(images)
         return torch.stack([member(x) for member in self.members], 1)
 
 
 def build(model_type: str, members: int, meta_classes: int, device: str = 'cpu') -> Ensemble:
     """Returns the network on `device`, in channels_last memory, in training mode."""
     return Ensemble(model_type, members, meta_classes).to(device, memory_format=torch.channels_last)
-
-
-def make_train_step(net: Ensemble, dtype: torch.dtype = torch.float32, compiled: bool = False) -> Callable:
-    """Returns step(images, labels) -> loss: one update by Adam at 1e-4; bfloat16 through autocast."""
-    device = net.conv1.weight.device.type
-    adam = torch.optim.Adam(net.parameters(), 1e-4, fused=device == 'cuda')
-    forward = torch.compile(net) if compiled else net
-
-    def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        adam.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = forward(images)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        loss.backward()
-        adam.step()
-        return loss.detach()
-
-    return step
 
 
 @torch.no_grad()
@@ -126,27 +106,3 @@ def embed(net: Ensemble, images: torch.Tensor, dtype: torch.dtype = torch.float3
         logits = net(images)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return functional.normalize(logits, dim=-1).flatten(1) / len(net.members) ** 0.5
-
-
-def serve(
-    requests: Connection,
-    model_type: str,
-    members: int,
-    meta_classes: int,
-    shape: tuple[int, int],
-    device: str,
-    bfloat16: bool,
-    compiled: bool,
-) -> None:
-    """Runs a step on random images of shape (batch, size) for each request, and answers when it is done."""
-    net = build(model_type, members, meta_classes, device)
-    step = make_train_step(net, torch.bfloat16 if bfloat16 else torch.float32, compiled)
-    batch, size = shape
-    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(meta_classes, (batch, members), device=device)
-    with contextlib.suppress(EOFError):  # the timing is over
-        while requests.recv():
-            step(images, labels)
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            requests.send(True)

@@ -1,14 +1,13 @@
 """The training step: compile time, step time, arithmetic and memory; beside PyTorch with --peer.
 
-python launch/bench step                                      48 members of resnet18, 256x256
-python launch/bench step --members=4 --size=128 --peer        what a CPU can bear
+python launch/bench step --peer=loop,graph,vmap               48 members of resnet18, 256x256
+python launch/bench step --peer=loop --members=4 --size=128   small enough for a CPU
 python launch/bench step --data_dir=DIR ...                   with the real pipeline beside it
 
 Every figure is a median over steps that alternate, PyTorch's in a process of its own.
 """
 
 import argparse
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peers
 from measure import PeakMemory, alternate, keep, positive
 from ml_collections import ConfigDict
 
@@ -44,8 +44,10 @@ def main() -> None:
     p.add_argument('--conv', choices=member_conv.CHOICES, default='auto')
     p.add_argument('--remat', action='store_true')
     p.add_argument('--repeats', type=positive, default=5)
-    p.add_argument('--peer', action='store_true', help='run launch/bench/peer_torch.py in turn')
-    p.add_argument('--compile', action='store_true', help='torch.compile the peer')
+    p.add_argument(
+        '--peer', nargs='?', const=('loop',), default=(), type=peers.names,
+        help=f'PyTorch in turn with ours: some of {",".join(peers.NAMES)} [loop]',
+    )  # fmt: skip
     p.add_argument('--data_dir', help='a folder of images: run the step on its batches in turn')
     p.add_argument('--json', help='keep the figures in this file')
     args = p.parse_args()
@@ -59,8 +61,7 @@ def main() -> None:
     figures, runs = once.figures, {'ours': once}
     if args.data_dir:
         runs['with the pipeline'] = with_pipeline(run, once)
-    if args.peer:
-        runs['PyTorch'] = peer(args, run)
+    runs |= {name: peers.start(name, args, run) for name in args.peer}
     seconds = alternate(runs, args.repeats)
     product = matmul_rate(run.model.dtype)
     flops = 3 * forward_flops(run.model, args.size) * args.batch
@@ -77,9 +78,7 @@ def main() -> None:
     }
     if args.data_dir:
         figures['longer with the pipeline'] = round(seconds['with the pipeline'] / seconds['ours'] - 1, 3)
-    if args.peer:
-        figures['PyTorch images/s'] = round(args.batch / seconds['PyTorch'], 1)
-        figures['times as fast as PyTorch'] = round(seconds['PyTorch'] / seconds['ours'], 2)
+    figures |= peers.figures({name: seconds[name] for name in args.peer}, seconds['ours'], args.batch)
     figures |= memory.figures()
     for name, value in figures.items():
         print(f'{name:<32}{value}', flush=True)
@@ -162,40 +161,3 @@ def matmul_rate(dtype: jnp.dtype) -> float:
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision='highest'))
     seconds = alternate({'product': lambda: product(x, x).block_until_ready()}, 5)['product']
     return 2 * n**3 / seconds
-
-
-def peer(args: argparse.Namespace, run: Run) -> Callable[[], None]:
-    """Returns the PyTorch loop's step, which a process of its own runs, as alone."""
-    import peer_torch
-
-    if args.width != 64:
-        raise SystemExit("error: the peer has torchvision's width; leave out --width or --peer")
-    spawn = multiprocessing.get_context('spawn')
-    requests, theirs = spawn.Pipe()
-    system = {
-        'requests': theirs,
-        'model_type': args.model_type,
-        'members': args.members,
-        'meta_classes': args.meta_classes,
-        'shape': (args.batch, args.size),
-        'device': 'cpu' if jax.default_backend() == 'cpu' else 'cuda',
-        'bfloat16': run.model.dtype == jnp.bfloat16,
-        'compiled': args.compile,
-    }
-    spawn.Process(target=peer_torch.serve, kwargs=system, daemon=True).start()
-    theirs.close()
-
-    def once() -> None:
-        try:
-            requests.send(True)
-            requests.recv()
-        except (EOFError, ConnectionError):
-            raise SystemExit(
-                'error: the PyTorch process ended; its words are above, or it was killed, perhaps for memory'
-            ) from None
-
-    return once
-
-
-if __name__ == '__main__':
-    main()

@@ -33,21 +33,35 @@ def test_step(tmp_path, monkeypatch):
 
 def test_step_beside_pytorch(tmp_path, monkeypatch):
     pytest.importorskip('torch', reason='torch is not installed')
-    small = ('--members=8', '--size=32', '--batch=2', '--conv=grouped', '--peer')
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')  # of the peers' processes: this one has the other core
+    small = ('--members=8', '--size=32', '--batch=2', '--conv=grouped', '--peer=loop,vmap')
     found = figures('step', tmp_path, monkeypatch, *small)
-    assert found['PyTorch images/s'] > 0
-    assert found['times as fast as PyTorch'] > 0
+    rates = {name: found[f'PyTorch {name} images/s'] for name in ('loop', 'vmap')}
+    fastest = found['fastest PyTorch']
+    assert rates[fastest] == max(rates.values()) > 0
+    assert found['times as fast as the fastest'] == found[f'times as fast as PyTorch {fastest}'] > 0
 
 
-def test_a_pytorch_process_that_dies_is_told(monkeypatch):
+def peer_of(**fields):
+    """Flags of a small ensemble beside a peer."""
+    small = {'model_type': 'resnet18', 'members': 1, 'meta_classes': 2, 'width': 64, 'batch': 1, 'size': 32}
+    return argparse.Namespace(**small | fields)
+
+
+def test_a_pytorch_process_that_dies_is_reported():
     pytest.importorskip('torch', reason='torch is not installed')
-    bench_step = importlib.import_module('step')
-    args = argparse.Namespace(
-        model_type='none', members=1, meta_classes=2, width=64, batch=1, size=32, compile=False
-    )
-    step = bench_step.peer(args, Run.of(tiny_config()))
+    step = importlib.import_module('peers').start('loop', peer_of(model_type='none'), Run.of(tiny_config()))
     with pytest.raises(SystemExit, match='the PyTorch process ended'):
         step()
+
+
+@pytest.mark.parametrize(
+    ('name', 'fields', 'message'), [('graph', {}, 'needs a GPU'), ('loop', {'width': 8}, 'width')]
+)
+def test_a_peer_that_cannot_run_is_refused(name, fields, message):
+    pytest.importorskip('torch', reason='torch is not installed')
+    with pytest.raises(SystemExit, match=message):
+        importlib.import_module('peers').start(name, peer_of(**fields), Run.of(tiny_config()))
 
 
 def test_recall(tmp_path, monkeypatch):
@@ -55,7 +69,7 @@ def test_recall(tmp_path, monkeypatch):
     assert found['equal recalls'] and 0 < found['Recall@1'] < 1
 
 
-def test_recall_of_bfloat16_tells_what_it_changes(tmp_path, monkeypatch):
+def test_recall_of_bfloat16_says_what_it_changes(tmp_path, monkeypatch):
     case = figures('recall', tmp_path, monkeypatch, '--size=200', '--dim=16', '--dtype=bfloat16')['200 x 16']
     assert 0 < case['largest change in any recall'] < 0.1 and case['float32 seconds'] > 0
 
@@ -64,7 +78,7 @@ def test_recall_of_bfloat16_tells_what_it_changes(tmp_path, monkeypatch):
     ('arguments', 'message'),
     [(['--dim=5'], '--size and --dim go together'), (['--repeats=0'], "invalid positive value: '0'")],
 )
-def test_what_can_not_be_timed_is_refused_at_once(monkeypatch, capsys, arguments, message):
+def test_what_cannot_be_timed_is_refused_at_once(monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(sys, 'argv', ['bench', *arguments])
     with pytest.raises(SystemExit, match='2'):
         importlib.import_module('recall').main()

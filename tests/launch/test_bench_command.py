@@ -1,4 +1,4 @@
-"""`python launch/bench SUBJECT`: one command for all benchmarks, with the settings of malloc.env."""
+"""`python launch/bench SUBJECT`: one command for all benchmarks, with the settings of launch/malloc.env."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The PyTorch loop of launch/ against the golden cases: the peer of the timings is the same system."""
+"""The PyTorch peer against the golden cases, and its faster steps against its plain loop."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,17 @@ from numpy.testing import assert_allclose
 from support.golden import BACKBONES, Case, fill
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
+import peer_steps  # noqa: E402
 import peer_torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two tests run at once; threads of both on the same cores slow each other down many times."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize('backbone', BACKBONES)
@@ -23,7 +33,46 @@ def test_the_peer_gives_the_golden_numbers(backbone):
     images = torch.tensor(case.images.transpose(0, 3, 1, 2))
     embedding = peer_torch.embed(net.eval(), images)
     assert_allclose(embedding.numpy(), expected['eval_embedding'], rtol=1e-9, atol=1e-12)
-    step = peer_torch.make_train_step(net.train())
+    step = peer_steps.loop(net.train())
     losses = [float(step(images, torch.tensor(case.meta_labels))) for _ in range(3)]
     assert_allclose(losses, expected['losses'], rtol=1e-9)
     np.testing.assert_array_less(losses[1], losses[0])
+
+
+def losses(name, device='cpu', dtype=torch.float64, steps=3, model_type='resnet18'):
+    """A few losses of one kind of step, from the same weights and images each time."""
+    torch.manual_seed(0)
+    net = peer_torch.build(model_type, members=2, meta_classes=3).to(device)
+    net = net.double() if dtype == torch.float64 else net
+    images = torch.randn(4, 3, 32, 32, device=device)
+    step = peer_steps.STEPS[name](net, dtype)
+    return [float(step(images, labels)) for _ in range(steps)]
+
+
+@pytest.mark.parametrize('model_type', ['resnet18', 'resnext50_32x4d'])
+def test_vmap_gives_the_numbers_of_the_loop(model_type):
+    expected = losses('loop', model_type=model_type)
+    assert len({*expected}) == 3
+    found = losses('vmap', model_type=model_type)
+    assert_allclose(found[:2], expected[:2], rtol=1e-9)
+    assert_allclose(found, expected, rtol=1e-4)  # Adam divides rounding by rounding where gradients vanish
+
+
+def test_vmap_runs_in_bfloat16_near_the_loop():
+    # The first loss: later ones depend on Adam's signs, which rounding turns.
+    assert_allclose(
+        losses('vmap', dtype=torch.bfloat16, steps=1),
+        losses('loop', dtype=torch.bfloat16, steps=1),
+        rtol=0.03,
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU that PyTorch can use')
+@pytest.mark.parametrize('name', ['graph', 'vmap'])
+def test_the_faster_steps_give_the_numbers_of_the_loop_on_a_gpu(name):
+    assert_allclose(losses(name, 'cuda'), losses('loop', 'cuda'), rtol=1e-4)
+
+
+def test_a_graph_without_a_gpu_is_refused():
+    with pytest.raises(ValueError, match='needs a GPU'):
+        losses('graph')
