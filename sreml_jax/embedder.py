@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from sreml_jax.data import photographs, prefetch
 from sreml_jax.data.dataset import Dataset
+from sreml_jax.model.weights import torchvision
 from sreml_jax.retrieval import pca
 from sreml_jax.run import Run, fingerprint
 from sreml_jax.runtime import sharding
+from sreml_jax.runtime.errors import UserError
 from sreml_jax.training import checkpoint, saved_config, step
 
 
@@ -28,6 +30,7 @@ class Embedder:
 
     Attributes:
       run, variables: the parts of the run, and its weights and statistics on the devices.
+      trained: whether a run made it; else its weights are pretrained ones, and workdir and step say nothing.
       step: of the checkpoint.
       fingerprint: hash of the checkpoint's weights.
       mean, std: float32 [3]; RGB in 0..1, by which images are normalized: the checkpoint's.
@@ -53,17 +56,54 @@ class Embedder:
             run = Run.of(wanted).normalized_by(saved.mean, saved.std)
             return run, checkpoints.variables(step, run.abstract_variables())
 
-        self.step, (self.run, self.variables) = checkpoints.newest_whole(read)
+        self.step, (run, variables) = checkpoints.newest_whole(read)
         checkpoints.close()
-        config = self.run.config
+        self.trained = True
+        self._set(run, variables)
+        config = run.config
+        if reduce and config.embedding_dim:
+            self.dimensions = config.embedding_dim
+            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, self.fingerprint)
+
+    @classmethod
+    def pretrained(cls, config: ConfigDict) -> 'Embedder':
+        """Returns the backbone of config.weights as an embedder: nothing is trained.
+
+        Args:
+          config: see configs/pretrained.py: one member, whose pooled features are the embedding.
+
+        Raises:
+          UserError: the config names no weights, they cannot be had, or it asks for what only training gives.
+        """
+        if config.weights == 'none':
+            raise UserError(
+                'without --workdir, photographs are embedded by pretrained weights, and config.weights=none '
+                'names none; set it to imagenet or to a file, or name the --workdir of a run'
+            )
+        if config.embedding != 'pooled' or config.ensemble_size != 1 or config.embedding_dim:
+            raise UserError(
+                'without --workdir, the embedding is the pooled features of one pretrained network: leave '
+                'config.embedding, config.ensemble_size and config.embedding_dim as configs/pretrained.py '
+                'has them, or name the --workdir of a run'
+            )
+        run = Run.of(config).normalized_by(torchvision.MEAN, torchvision.STD)
+        weights = torchvision.read(config.weights, run.model)
+        abstract = run.abstract_variables()
+        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        embedder = cls.__new__(cls)
+        embedder.workdir, embedder.step, embedder.trained = Path(), 0, False
+        embedder._set(run, torchvision.place(weights, abstract, config.seed, shardings))
+        return embedder
+
+    def _set(self, run: Run, variables: dict[str, Any]) -> None:
+        config = run.config
+        self.run, self.variables = run, variables
         self.mean, self.std = _normalization(config)
         self._embed = step.make_embed_step(self.run.model, self.run.mesh, self.mean, self.std)
         self.batch_size, self.image_size = config.eval_batch_size, config.image_size
         self.fingerprint = fingerprint(self.variables)
-        self.dimensions, self.pca = self.run.model.dimensions, None
-        if reduce and config.embedding_dim:
-            self.dimensions = config.embedding_dim
-            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, self.fingerprint)
+        self.dimensions = run.model.dimensions
+        self.pca: pca.PCA | None = None
         self.devices = list(self.run.mesh.local_devices)
 
     @property
@@ -71,7 +111,7 @@ class Embedder:
         """What makes the embeddings, as JSON can hold it; see `search.index.writer.Unfinished`."""
         return {
             'checkpoint': {
-                'workdir': str(self.workdir.resolve()),
+                'workdir': str(self.workdir.resolve()) if self.trained else '',
                 'step': self.step,
                 'fingerprint': self.fingerprint,
                 'config': self.run.config.to_dict(),
