@@ -14,6 +14,7 @@ from sreml_jax.data import photographs, prefetch
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.model.weights import torchvision
 from sreml_jax.retrieval import pca
+from sreml_jax.retrieval.pca import PCA
 from sreml_jax.run import Run, fingerprint
 from sreml_jax.runtime import sharding
 from sreml_jax.runtime.errors import UserError
@@ -45,6 +46,8 @@ class Embedder:
         and its dataset is not there to measure that, or there is no PCA of config.embedding_dim dimensions.
     """
 
+    pca: PCA | None
+
     def __init__(self, workdir: Path | str, config: ConfigDict | None = None, *, reduce: bool = True):
         self.workdir = Path(workdir).expanduser()
         checkpoints, _ = checkpoint.newest(self.workdir)
@@ -60,7 +63,7 @@ class Embedder:
         checkpoints.close()
         self.trained = True
         self._set(run, variables)
-        config = run.config
+        config, self.pca = run.config, None
         if reduce and config.embedding_dim:
             self.dimensions = config.embedding_dim
             self.pca = pca.load(self.workdir, config.embedding, self.dimensions, self.fingerprint)
@@ -92,6 +95,7 @@ class Embedder:
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
         embedder = cls.__new__(cls)
         embedder.workdir, embedder.step, embedder.trained = Path(), 0, False
+        embedder.pca = None
         embedder._set(run, torchvision.place(weights, abstract, config.seed, shardings))
         return embedder
 
@@ -103,7 +107,6 @@ class Embedder:
         self.batch_size, self.image_size = config.eval_batch_size, config.image_size
         self.fingerprint = fingerprint(self.variables)
         self.dimensions = run.model.dimensions
-        self.pca: pca.PCA | None = None
         self.devices = list(self.run.mesh.local_devices)
 
     @property
