@@ -12,9 +12,12 @@ from tqdm import tqdm
 
 from sreml_jax.data import photographs, prefetch
 from sreml_jax.data.dataset import Dataset
+from sreml_jax.model.weights import torchvision
 from sreml_jax.retrieval import pca
+from sreml_jax.retrieval.pca import PCA
 from sreml_jax.run import Run, fingerprint
 from sreml_jax.runtime import sharding
+from sreml_jax.runtime.errors import UserError
 from sreml_jax.training import checkpoint, saved_config, step
 
 
@@ -29,6 +32,7 @@ class Embedder:
     Attributes:
       run, variables: the parts of the run; its weights and BatchNorm statistics on the devices.
       step: of the checkpoint.
+      trained: a run made the weights; if not, they are pretrained ones, and `workdir` is empty.
       fingerprint: hash of the checkpoint's weights and statistics.
       mean, std: float32 [3], RGB in 0..1; the checkpoint's normalization of images.
       batch_size: images per batch, config.eval_batch_size.
@@ -42,6 +46,8 @@ class Embedder:
         dataset is missing too; or there is no PCA with config.embedding_dim dimensions.
     """
 
+    pca: PCA | None
+
     def __init__(self, workdir: Path | str, config: ConfigDict | None = None, *, reduce: bool = True):
         self.workdir = Path(workdir).expanduser()
         checkpoints, _ = checkpoint.newest(self.workdir)
@@ -53,17 +59,55 @@ class Embedder:
             run = Run.of(wanted).normalized_by(saved.mean, saved.std)
             return run, checkpoints.variables(step, run.abstract_variables())
 
-        self.step, (self.run, self.variables) = checkpoints.newest_whole(read)
+        self.step, (run, variables) = checkpoints.newest_whole(read)
         checkpoints.close()
-        config = self.run.config
+        self.trained = True
+        self._set(run, variables)
+        config, self.pca = run.config, None
+        if reduce and config.embedding_dim:
+            self.dimensions = config.embedding_dim
+            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, self.fingerprint)
+
+    @classmethod
+    def pretrained(cls, config: ConfigDict) -> 'Embedder':
+        """Returns the backbone of config.weights as an embedder: nothing is trained.
+
+        Args:
+          config: see configs/pretrained.py: one member, whose pooled features are the embedding.
+
+        Raises:
+          UserError: the config names no weights, they cannot be had, or it asks for what only training gives.
+        """
+        if config.weights == 'none':
+            raise UserError(
+                'without --workdir, photographs are embedded by pretrained weights, and config.weights=none '
+                'names none; set it to imagenet or to a file, or name the --workdir of a run'
+            )
+        if config.embedding != 'pooled' or config.ensemble_size != 1 or config.embedding_dim:
+            raise UserError(
+                'without --workdir, the embedding is the pooled features of one pretrained network: leave '
+                'config.embedding, config.ensemble_size and config.embedding_dim as configs/pretrained.py '
+                'has them, or name the --workdir of a run'
+            )
+        run = Run.of(config).normalized_by(torchvision.MEAN, torchvision.STD)
+        weights = torchvision.read(config.weights, run.model)
+        abstract = run.abstract_variables()
+        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        embedder = cls.__new__(cls)
+        embedder.workdir, embedder.step, embedder.trained = Path(), 0, False
+        embedder.pca = None
+        embedder._set(run, torchvision.place(weights, abstract, config.seed, shardings))
+        return embedder
+
+    def _set(self, run: Run, variables: dict[str, Any]) -> None:
+        """Sets what follows from a run and its variables."""
+        config = run.config
+        self.run, self.variables = run, variables
         self.mean, self.std = _normalization(config)
         self._embed = step.make_embed_step(self.run.model, self.run.mesh, self.mean, self.std)
         self.batch_size, self.image_size = config.eval_batch_size, config.image_size
         self.fingerprint = fingerprint(self.variables)
-        self.dimensions, self.pca = self.run.model.dimensions, None
-        if reduce and config.embedding_dim:
-            self.dimensions = config.embedding_dim
-            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, self.fingerprint)
+        self.dimensions = run.model.dimensions
         self.devices = list(self.run.mesh.local_devices)
 
     @property
@@ -71,7 +115,7 @@ class Embedder:
         """What makes the embeddings, as JSON can hold it; see `search.index.writer.IndexWriter`."""
         return {
             'checkpoint': {
-                'workdir': str(self.workdir.resolve()),
+                'workdir': str(self.workdir.resolve()) if self.trained else '',
                 'step': self.step,
                 'fingerprint': self.fingerprint,
                 'config': self.run.config.to_dict(),

@@ -40,14 +40,15 @@ MODES = {
         'evaluate the newest checkpoint of --workdir, by fewer members and numbers too', of_run=True
     ),
     'embed': Mode(
-        'embed the photographs --images into the index --out, only those that it does not hold yet',
-        needs=('workdir', 'images', 'out'),
+        'embed the photographs --images that the index --out does not hold yet; without --workdir by '
+        'pretrained weights, without training',
+        needs=('images', 'out'),
         takes=('storage', 'vectors'),
         of_run=True,
     ),
     'search': Mode(
         'print the images of --index that are most like each photograph of --query, and draw them',
-        needs=('workdir', 'index', 'query'),
+        needs=('index', 'query'),
         takes=('top', 'approximate'),
         of_run=True,
     ),
@@ -66,7 +67,7 @@ MODES = {
     ),
     'serve': Mode(
         'a search page over --index: drop a photograph, see the images most like it, click to search on',
-        needs=('workdir', 'index'),
+        needs=('index',),
         takes=('host', 'port', 'top'),
         of_run=True,
     ),

@@ -42,9 +42,7 @@ def run(mode: str, config: ConfigDict) -> None:
     workdir = flags.workdir()
     hosts.connect(flags.COORDINATOR.value, flags.PROCESSES.value, flags.PROCESS.value)
     if flags.MODES[mode].of_run and not flags.given('config'):
-        from sreml_jax.training.checkpoint import newest_config
-
-        config = newest_config(workdir)
+        config = _own_config(mode, workdir)
         config.update_from_flattened_dict(flags.config_overrides())
     validation.check(config)
     _keep_compiled(config.compilation_cache)
@@ -78,7 +76,7 @@ def embed(job: Job) -> None:
     from sreml_jax.search.embed import embed
 
     embed(
-        _embedder(job.workdir, job.config),
+        _embedder(flags.WORKDIR.value, job.config),
         flags.value(flags.IMAGES),
         Path(flags.value(flags.OUT)).expanduser(),
         storage=flags.STORAGE.value,
@@ -92,13 +90,14 @@ def search(job: Job) -> None:
     from sreml_jax.search.index import Index
     from sreml_jax.search.query import print_matches
 
-    _check_writable(job.workdir)
     index = Index(flags.value(flags.INDEX))
+    folder = job.workdir if flags.WORKDIR.value else index.folder
+    _check_writable(folder)
     print_matches(
-        _embedder(job.workdir, _embedding_like(index, job.config)),
+        _embedder(_workdir_of(index), _embedding_like(index, job.config)),
         index,
         flags.value(flags.QUERY),
-        job.workdir / 'search.png',
+        folder / 'search.png',
         top=flags.TOP.value,
         approximate=flags.APPROXIMATE.value,
     )
@@ -143,7 +142,7 @@ def serve(job: Job) -> None:
     if 'eval_batch_size' not in flags.config_overrides():
         # Photographs come one by one, and a padded batch takes as long as a full one.
         config.eval_batch_size = min(config.eval_batch_size, 8 * (config.mesh[0] if config.mesh else 1))
-    finder = Finder(_embedder(job.workdir, config), index, flags.TOP.value)
+    finder = Finder(_embedder(_workdir_of(index), config), index, flags.TOP.value)
     server.serve(finder, flags.value(flags.HOST), flags.value(flags.PORT))
 
 
@@ -161,15 +160,38 @@ def describe(job: Job) -> None:
     print(describe(job.config))
 
 
-def _embedder(workdir: Path, config: ConfigDict) -> 'Embedder':
-    """Returns the embedder of a run; raises UserError on several hosts, which cannot share photographs."""
+def _own_config(mode: str, workdir: Path) -> ConfigDict:
+    """Returns the config that a mode takes where --config is not given: the run's, the index's, or none's."""
+    from sreml_jax.configs import pretrained
+    from sreml_jax.search.index import Index
+    from sreml_jax.training import checkpoint, saved_config
+
+    if not flags.WORKDIR.value:
+        if 'index' in flags.MODES[mode].needs:
+            return saved_config.restore(Index(flags.value(flags.INDEX)).about['checkpoint']['config'])
+        if mode == 'embed':
+            return pretrained.get_config()
+    return checkpoint.newest_config(workdir)
+
+
+def _workdir_of(index: 'Index') -> str:
+    """Returns --workdir, else the run that made the index; '' if pretrained weights made it."""
+    return flags.WORKDIR.value or index.about['checkpoint']['workdir']
+
+
+def _embedder(workdir: Path | str | None, config: ConfigDict) -> 'Embedder':
+    """Returns the embedder of a run, or of pretrained weights if there is no workdir.
+
+    Raises:
+      UserError: there are several hosts, which cannot share photographs.
+    """
     import jax
 
     from sreml_jax.embedder import Embedder
 
     if jax.process_count() > 1:
         raise UserError('photographs are embedded by one process, on the devices of one host; start one')
-    return Embedder(workdir, config)
+    return Embedder(workdir, config) if workdir else Embedder.pretrained(config)
 
 
 def _embedding_like(index: 'Index', config: ConfigDict) -> ConfigDict:

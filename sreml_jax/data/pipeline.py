@@ -15,13 +15,11 @@ from ml_collections import ConfigDict
 from sreml_jax.data import decode
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.model.weights import torchvision
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import RunError, UserError
 
 tf.config.set_visible_devices([], 'GPU')  # they are JAX's
-
-# RGB of ImageNet's training images, by which torchvision's pretrained weights take their input.
-IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 
 
 class _Running:
@@ -63,9 +61,10 @@ class TfdsDataset(Dataset):
         self.name = builder.name
         self.notes = tuple(metadata['notes'])
         self.max_images_per_class = config.max_images_per_class
-        color = metadata if config.weights == 'none' else IMAGENET
-        self.mean = np.asarray(config.mean or color['mean'], np.float32)
-        self.std = np.asarray(config.std or color['std'], np.float32)
+        pretrained = config.weights != 'none'
+        mean, std = (torchvision.MEAN, torchvision.STD) if pretrained else (metadata['mean'], metadata['std'])
+        self.mean = np.asarray(config.mean or mean, np.float32)
+        self.std = np.asarray(config.std or std, np.float32)
 
         names = metadata['classes']
         self.labels = {split: np.asarray(labels, np.int32) for split, labels in metadata['labels'].items()}

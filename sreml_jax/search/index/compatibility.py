@@ -51,8 +51,8 @@ def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str,
         )
     if was['fingerprint'] != now['fingerprint']:
         raise UserError(
-            f'{folder} was made by another checkpoint: by step {was["step"]} of {was["workdir"]}, not by '
-            f'step {now["step"]} of {now["workdir"]}; name that --workdir, or embed into another folder'
+            f'{folder} was made by another checkpoint: by {_maker(was)}, not by {_maker(now)}; '
+            'name that --workdir, or embed into another folder'
         )
     if there['preprocessing'] != here['preprocessing']:
         fields = ', '.join(
@@ -71,6 +71,15 @@ def refuse_other_embedding(folder: Path, there: Mapping[str, Any], here: Mapping
             f'{folder} holds embeddings made of {made_of} and this run makes them of {makes}; '
             f'{_advice("embedding")}'
         )
+
+
+def _maker(made_by: dict[str, Any]) -> str:
+    """Returns what made embeddings: a step of a run, or pretrained weights."""
+    if made_by['workdir']:
+        return f'step {made_by["step"]} of {made_by["workdir"]}'
+    return (
+        f'the weights {made_by["config"]["weights"]} of a {made_by["config"]["model_type"]}, without training'
+    )
 
 
 def _advice(field: str) -> str:
