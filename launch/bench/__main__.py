@@ -1,7 +1,7 @@
-"""Side-by-side timings, one subcommand a subject: python launch/bench {step,convs,recall,input} ...
+"""Benchmarks, one subcommand per subject: python launch/bench SUBJECT [--help].
 
-Every figure is a median over alternating runs, beside whatever it is compared with; `--json FILE` keeps the
-figures with date, device and versions.
+Figures are medians over alternating runs, beside what they are compared with. `--json FILE` keeps them with
+date, device and versions.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-SUBJECTS = ('step', 'convs', 'recall', 'input')
+SUBJECTS = ('step', 'convs', 'recall', 'input', 'check', 'birds', 'compile', 'card')
 HERE = Path(__file__).resolve().parent
 
 

@@ -84,8 +84,15 @@ def keep(figures: dict, args: argparse.Namespace) -> None:
     }
     print(json.dumps(record))
     if args.json:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(record, indent=2) + '\n')
+        write(Path(args.json), record)
+
+
+def write(path: Path, record: dict) -> None:
+    """Writes the record as JSON; a kill meanwhile leaves the file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'{path.name}.tmp')
+    temporary.write_text(json.dumps(record, indent=2) + '\n')
+    temporary.replace(path)
 
 
 def _version(package: str) -> str | None:

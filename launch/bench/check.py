@@ -1,0 +1,124 @@
+"""Whether this device computes what PyTorch and XLA compute: golden cases, and every convolution algorithm.
+
+python launch/bench check                         all four backbones, float32 and bfloat16
+python launch/bench check --backbones=resnet18
+
+Golden cases: logits in evaluation and the first training loss, beside PyTorch's in float64. Algorithms: each
+product beside lax's convolution of one member after another, in float32. Figures are largest differences,
+relative to the largest value (of a loss: to the loss). Bounds: 1e-3 in float32, 2% in bfloat16; golden cases in
+bfloat16 have none, since their batches of four images alone round by up to 7%.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from measure import keep
+
+from sreml_jax.model.conv.algorithms import ALGORITHMS, Algorithm
+from sreml_jax.model.conv.geometry import Geometry
+from sreml_jax.model.resnet import BACKBONES
+from sreml_jax.training.loss import cross_entropy
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / 'tests'))
+DTYPES = ('float32', 'bfloat16')
+BOUNDS = {'float32': 1e-3, 'bfloat16': 2e-2}
+MEMBERS, BATCH, SIZE, CHANNELS = 3, 2, 8, 16
+GEOMETRIES = ((1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 4), (3, 2, 4))  # kernel, stride, groups
+
+
+def main() -> None:
+    """Checks what the flags ask for; exit code 1 if something is out of bounds."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--backbones', default=','.join(BACKBONES), help='of the golden cases')
+    p.add_argument('--algorithms', default=','.join(ALGORITHMS))
+    p.add_argument('--json', help='keep the figures in this file')
+    args = p.parse_args()
+    device = jax.devices()[0]
+    figures: dict = {'device': device.device_kind, 'platform': device.platform}
+    for dtype in DTYPES:
+        for backbone in args.backbones.split(','):
+            figures[name := f'golden {backbone} {dtype}'] = found = golden(backbone, dtype)
+            print(f'{name}: {found}', flush=True)
+        for algorithm in args.algorithms.split(','):
+            figures[name := f'{algorithm} {dtype}'] = found = products(algorithm, dtype)
+            print(f'{name}: {found}', flush=True)
+    checked = {
+        k: v for k, v in figures.items() if isinstance(v, dict) and not ('golden' in k and 'bfloat' in k)
+    }
+    wrong = [k for k, v in checked.items() if max(v.values()) > BOUNDS[k.split()[-1]]]
+    figures['out of bounds'] = wrong
+    keep(figures, args)
+    if wrong:
+        sys.exit(f'error: out of bounds: {", ".join(wrong)}')
+
+
+def golden(backbone: str, dtype: str) -> dict[str, float]:
+    """Returns the differences of one golden case, as the program chooses algorithms on this device."""
+    from support.golden import Case
+
+    case = Case(backbone, np.float32, dtype=dtype)
+    logits = jax.jit(case.model.apply)(case.variables, case.images)
+    training = jax.jit(lambda v, x: case.model.apply(v, x, train=True, mutable=['batch_stats'])[0])
+    loss = cross_entropy(training(case.variables, case.images), case.meta_labels).mean()
+    expected = case.expected['losses'][0]
+    return {
+        'logits': difference(logits, case.expected['eval_logits']),
+        'loss': float(abs(loss - expected) / expected),
+    }
+
+
+def products(algorithm: str, dtype: str) -> dict[str, float]:
+    """Returns the largest difference of each of an algorithm's products, over all geometries that it runs."""
+    largest: dict[str, float] = {}
+    for kernel, stride, groups in GEOMETRIES:
+        if algorithm == 'winograd' and kernel != 3:
+            continue
+        g = Geometry((stride, stride), ((kernel // 2, kernel // 2),) * 2, groups, lax.Precision.HIGHEST)
+        random = np.random.default_rng(0)
+        side = g.output_size((SIZE, SIZE), (kernel, kernel))
+        kernel_shape = (MEMBERS, kernel, kernel, CHANNELS // groups, CHANNELS)
+        shapes = [(MEMBERS, BATCH, SIZE, SIZE, CHANNELS), kernel_shape, (MEMBERS, BATCH, *side, CHANNELS)]
+        x, w, dy = (jnp.asarray(random.standard_normal(shape), dtype) for shape in shapes)
+        found = all_products(ALGORITHMS[algorithm], g)(x, w, dy)
+        for (product, expected), ours in zip(lax_products(x, w, dy, g).items(), found, strict=True):
+            largest[product] = max(largest.get(product, 0), difference(ours, expected))
+    return largest
+
+
+def all_products(algorithm: Algorithm, g: Geometry) -> Callable[..., tuple[jax.Array, ...]]:
+    """Returns (x, w, dy) -> forward, input gradient and kernel gradient, compiled as one program."""
+    return jax.jit(
+        lambda x, w, dy: (
+            algorithm.forward(x, w, g),
+            algorithm.input_gradient(dy, w, x, g),
+            algorithm.kernel_gradient(x, dy, w, g),
+        )
+    )
+
+
+def lax_products(x: jax.Array, w: jax.Array, dy: jax.Array, g: Geometry) -> dict[str, np.ndarray]:
+    """Returns the three products in float32, member after member."""
+
+    def one(x: jax.Array, w: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x, w, g.strides, g.padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            feature_group_count=g.groups, precision=lax.Precision.HIGHEST,
+        )  # fmt: skip
+
+    found = []
+    for x_m, w_m, dy_m in zip(*(a.astype(jnp.float32) for a in (x, w, dy)), strict=True):
+        y, gradients = jax.vjp(one, x_m, w_m)
+        found.append([np.asarray(value) for value in (y, *gradients(dy_m))])
+    names = ('forward', 'input_gradient', 'kernel_gradient')
+    return {name: np.stack(values) for name, values in zip(names, zip(*found, strict=True), strict=True)}
+
+
+def difference(found: jax.Array, expected: np.ndarray) -> float:
+    """Returns the largest difference, relative to the largest expected value."""
+    return float(np.abs(np.asarray(found, np.float64) - expected).max() / np.abs(expected).max())
