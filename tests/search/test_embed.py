@@ -225,7 +225,7 @@ def test_approximate_search_by_the_command_tells_its_recall(embedder, workdir, t
     assert done.returncode == 0, done.stderr
     first, _, *matches, _ = done.stdout.splitlines()
     assert first == (
-        f'approximate: a query looks into {made.probes} of 2 lists and finds {100 * made.recall:.1f}% of '
+        f'approximate: a query searches {made.probes} of 2 lists and finds {100 * made.recall:.1f}% of '
         'the 10 nearest that exact search finds'
     )
     assert matches[0].split() == ['1', '1.0000', str(paths[7])]
