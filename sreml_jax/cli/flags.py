@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 import sreml_jax
 from sreml_jax.configs import default
-from sreml_jax.runtime import versions
+from sreml_jax.runtime import paths, versions
 from sreml_jax.runtime.errors import UserError, did_you_mean
 
 T = TypeVar('T')
@@ -150,6 +150,11 @@ def value(flag: flags.FlagHolder[T | None]) -> T:
     """Returns the value of a flag that the mode needs; `check_needed` has seen that it is there."""
     assert flag.value is not None
     return flag.value
+
+
+def path(flag: flags.FlagHolder[str | None]) -> Path:
+    """Returns the path that a flag names; raises UserError if no file of this machine could have it."""
+    return paths.local(value(flag), f'--{flag.name}')
 
 
 def config_overrides() -> dict[str, object]:
