@@ -70,7 +70,7 @@ def address(embedder, photos, tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture
 def page(chromium) -> Iterator:
-    """A page of which every complaint and every request is kept in `said` and `asked`."""
+    """A page that keeps every complaint in `said` and every request in `asked`."""
     page = chromium.new_page()
     page.said, page.asked = [], []
     page.on('console', lambda message: page.said.append(message.text))
@@ -106,7 +106,7 @@ def test_the_report_opens_from_disk(page, report):
     assert {url.partition(':')[0] for url in page.asked} <= {'file', 'data'}
     assert [url for url in page.asked if url.startswith('file')] == [report.as_uri()]
     assert page.locator('h2').all_inner_texts() == [
-        *('Training', 'Recall@K', 'Members', 'Fewer numbers', 'Hardest classes'),
+        *('Training', 'Recall@K', 'Members', 'Fewer dimensions', 'Hardest classes'),
         *('Worst queries', 'Best queries', 'Map of the test embeddings', 'Config', 'Versions'),
     ]
 
@@ -176,8 +176,7 @@ def test_a_text_file_gets_a_polite_message(page, address, photos, tmp_path):
     (tmp_path / 'notes.jpg').write_text('no picture')
     page.set_input_files('input', tmp_path / 'notes.jpg')
     page.wait_for_selector('#message.bad')
-    sentence = 'this file cannot be read as a picture; take a JPEG, PNG, WebP or the like'
-    assert page.locator('#message').inner_text() == f'notes.jpg: {sentence}'
+    assert page.locator('#message').inner_text() == 'notes.jpg: not an image'
     assert page.locator('#found li').count() == 6  # what was found before stays
     page.set_input_files('input', next(photos.rglob('*.png')))
     page.wait_for_selector('#message:not(.bad)')

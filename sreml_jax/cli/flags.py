@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sreml_jax.cli import help
 from sreml_jax.configs import default
+from sreml_jax.runtime import paths
 from sreml_jax.runtime.errors import UserError, did_you_mean
 
 T = TypeVar('T')
@@ -155,6 +156,11 @@ def value(flag: flags.FlagHolder[T | None]) -> T:
     """Returns the value of a flag that the mode needs; `check_needed` has seen that it is there."""
     assert flag.value is not None
     return flag.value
+
+
+def path(flag: flags.FlagHolder[str | None]) -> Path:
+    """Returns the path that a flag names; raises UserError if no file of this machine could have it."""
+    return paths.local(value(flag), f'--{flag.name}')
 
 
 def config_overrides() -> dict[str, object]:

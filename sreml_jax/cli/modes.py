@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ml_collections import ConfigDict
 
 from sreml_jax.cli import flags
+from sreml_jax.runtime import paths
 from sreml_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,12 +74,14 @@ def eval(job: Job) -> None:
 
 def embed(job: Job) -> None:
     """Embeds photographs into an index."""
-    from sreml_jax.search.embed import embed
+    from sreml_jax.search.embed import embed, refuse_inside
 
+    images, out = flags.value(flags.IMAGES), flags.path(flags.OUT)
+    refuse_inside(images, out)
     embed(
-        _embedder(flags.WORKDIR.value, job.config),
-        flags.value(flags.IMAGES),
-        Path(flags.value(flags.OUT)).expanduser(),
+        _embedder(flags.WORKDIR.value and job.workdir, job.config),
+        images,
+        out,
         storage=flags.STORAGE.value,
         vectors=flags.VECTORS.value,
         signals=job.signals,
@@ -90,13 +93,14 @@ def search(job: Job) -> None:
     from sreml_jax.search.index import Index
     from sreml_jax.search.query import print_matches
 
-    index = Index(flags.value(flags.INDEX))
+    photographs = [str(paths.local(query, '--query')) for query in flags.value(flags.QUERY)]
+    index = Index(flags.path(flags.INDEX))
     folder = job.workdir if flags.WORKDIR.value else index.folder
     _check_writable(folder)
     print_matches(
         _embedder(_workdir_of(index), _embedding_like(index, job.config)),
         index,
-        flags.value(flags.QUERY),
+        photographs,
         folder / 'search.png',
         top=flags.TOP.value,
         approximate=flags.APPROXIMATE.value,
@@ -107,14 +111,15 @@ def remove(_: Job) -> None:
     """Takes images out of an index."""
     from sreml_jax.search.embed import remove
 
-    remove(Path(flags.value(flags.INDEX)).expanduser(), flags.IMAGES.value, flags.GONE.value)
+    remove(flags.path(flags.INDEX), flags.IMAGES.value, flags.GONE.value)
 
 
 def export(job: Job) -> None:
     """Writes the embedding as a file that JAX alone can run."""
     from sreml_jax.export import export
 
-    export(_embedder(job.workdir, job.config), Path(flags.value(flags.OUT)).expanduser())
+    out = flags.path(flags.OUT)
+    export(_embedder(job.workdir, job.config), out)
 
 
 def report(job: Job) -> None:
@@ -137,7 +142,7 @@ def serve(job: Job) -> None:
     from sreml_jax.search.batched import Finder
     from sreml_jax.search.index import Index
 
-    index = Index(flags.value(flags.INDEX))
+    index = Index(flags.path(flags.INDEX))
     config = _embedding_like(index, job.config)
     if 'eval_batch_size' not in flags.config_overrides():
         # Photographs come one by one, and a padded batch takes as long as a full one.
@@ -168,7 +173,7 @@ def _own_config(mode: str, workdir: Path) -> ConfigDict:
 
     if not flags.WORKDIR.value:
         if 'index' in flags.MODES[mode].needs:
-            return saved_config.restore(Index(flags.value(flags.INDEX)).about['checkpoint']['config'])
+            return saved_config.restore(Index(flags.path(flags.INDEX)).about['checkpoint']['config'])
         if mode == 'embed':
             return pretrained.get_config()
     return checkpoint.newest_config(workdir)

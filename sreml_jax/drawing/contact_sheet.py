@@ -7,10 +7,12 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sreml_jax.runtime.text import printable
+
 RIGHT, WRONG = '#2e9e4f', '#d43d3d'
 _PAPER, _INK, _QUIET, _HAIRLINE = 'white', '#202020', '#707070', '#c8c8c8'
 _TILE, _FRAME, _GAP, _MARGIN = 128, 5, 12, 28  # pixels; the frame goes around the tile
-_CAPTION, _HEAD = 24, 44  # pixels of height below a tile and above all
+_CAPTION, _HEAD = 24, 44  # pixels of height below a tile, and above the first row
 _ASIDE = 36  # pixels between a query and its neighbors
 
 
@@ -25,10 +27,10 @@ def draw(
 
     Args:
       queries: [rows] of uint8 [H, W, 3], of any sizes.
-      neighbors: [rows, columns] likewise, the most similar first.
-      right: bool [rows, columns]; None where nothing is known of that: no frames then.
-      query_names: caption of each query; shortened where it does not fit.
-      neighbor_names: likewise, [rows, columns].
+      neighbors: [rows, columns] of uint8 [H, W, 3], the most similar first; rows may differ in length.
+      right: bool [rows, columns], which neighbors are of the query's class; None draws no frames.
+      query_names: [rows] captions; a caption that is too long is shortened.
+      neighbor_names: [rows, columns] captions.
     """
     rows, columns = len(queries), max(map(len, neighbors))
     step = _TILE + 2 * _FRAME + _GAP
@@ -55,7 +57,7 @@ def draw(
         else:  # a hairline, so that a white image has an edge
             pen.rectangle((x + _FRAME - 1, y + _FRAME - 1, x + side - _FRAME, y + side - _FRAME), _HAIRLINE)
         page.paste(_fit(image), (x + _FRAME, y + _FRAME))
-        caption = _shorten(name.replace('_', ' '), side, pen, plain)
+        caption = _shorten(printable(name.replace('_', ' ')), side, pen, plain)
         pen.text((x + side // 2, y + side + _CAPTION // 2 - 2), caption, ink, plain, anchor='mm')
 
     for row in range(rows):
@@ -68,13 +70,13 @@ def draw(
 
 
 def _fit(image: np.ndarray) -> Image.Image:
-    """Fits uint8 [H, W, 3] into a tile, the shape of the image kept, on white."""
+    """Fits uint8 [H, W, 3] into a white tile; keeps its aspect ratio."""
     picture = Image.fromarray(image)
     scale = _TILE / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     filled = Image.new('RGB', (_TILE, _TILE), _PAPER)
-    way = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-    filled.paste(picture.resize((width, height), way), ((_TILE - width) // 2, (_TILE - height) // 2))
+    filter = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    filled.paste(picture.resize((width, height), filter), ((_TILE - width) // 2, (_TILE - height) // 2))
     return filled
 
 

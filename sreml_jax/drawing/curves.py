@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter1d
 
 from sreml_jax.drawing import thumbnails
 
-_SHARE = 25  # the mean drawn is over a 25th of what is shown
+_SHARE = 25  # the running mean covers a 25th of the curve
 _INK, _LINE, _FAINT = '#5b6470', '#1f5fa8', '#b9d0ea'
 
 
@@ -22,7 +22,7 @@ class Curve(NamedTuple):
     Attributes:
       name: of the scalar.
       steps: int [lines].
-      values: float [lines], finite ones alone.
+      values: float [lines], all finite.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Curve(NamedTuple):
         return uniform_filter1d(self.values, max(1, len(self.values) // _SHARE), mode='nearest')
 
     def drawn(self) -> str:
-        """Returns the curve as a data URI of an SVG: the values faint, their mean over them."""
+        """Returns an SVG as a data URI: the values, faint, and their running mean above them."""
         figure = Figure(figsize=(5.2, 3.0), layout='constrained')
         axes = figure.subplots()
         axes.plot(self.steps, self.values, color=_FAINT, linewidth=1)
@@ -55,7 +55,7 @@ class Curve(NamedTuple):
 
 
 def read(path: Path, names: tuple[str, ...] = ('loss', 'accuracy')) -> list[Curve]:
-    """Returns the curves of a metrics.jsonl; those without a finite value are left out, as is a cut line."""
+    """Returns the curves of a metrics.jsonl, without those that have no value; an incomplete line ends it."""
     lines = []
     if path.exists():
         for text in path.read_text().splitlines():

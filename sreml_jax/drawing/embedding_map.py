@@ -1,11 +1,11 @@
-"""A map of embeddings in the plane: what is near each other there is alike."""
+"""A map of embeddings in the plane: neighbors there are similar."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-MOST = 2000  # images on a map: t-SNE takes seconds, and each is still to be seen
-_LEAST = 8  # fewer have no neighborhoods
+MOST = 2000  # images on a map: t-SNE takes seconds, and each point can be seen
+_LEAST = 8  # images; fewer have no neighborhoods
 
 
 class Map(NamedTuple):
@@ -13,7 +13,7 @@ class Map(NamedTuple):
 
     Attributes:
       chosen: int64 [points], ascending: which images are shown.
-      places: float [points, 2] in 0..1, of one scale in both directions.
+      places: float [points, 2] in 0..1; both axes have the same scale.
     """
 
     chosen: np.ndarray
@@ -21,15 +21,14 @@ class Map(NamedTuple):
 
 
 def lay_out(embeddings: np.ndarray, most: int = MOST) -> Map | None:
-    """Lays embeddings out by t-SNE (van der Maaten and Hinton 2008, scikit-learn's), the same at each call.
+    """Lays embeddings out by t-SNE (van der Maaten and Hinton 2008, by scikit-learn), the same in each call.
 
     Args:
-      embeddings: float32 [images, d], rows of unit length; of more than `most` some are drawn at random,
-        and those with NaN are left out.
-      most: images to show.
+      embeddings: float32 [images, d], rows of unit length; rows with NaN are left out.
+      most: images to show; if there are more, a random choice of them.
 
     Returns:
-      The map, or None where there are too few images, or they are all alike.
+      The map, or None if there are too few images, or if all are equal.
     """
     from sklearn.manifold import TSNE
 

@@ -1,10 +1,10 @@
-"""The pages of this folder, filled in."""
+"""Fills in the HTML pages of this folder."""
 
 from typing import Any
 
 
 def render(name: str, /, **values: Any) -> str:
-    """Returns a page with its values; whatever they hold (names of files, of classes) is shown, never run."""
+    """Returns a page with its values. Whatever they hold (names of files and classes) is shown, never run."""
     import jinja2
 
     pages = jinja2.Environment(

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-_SHARP_SIDE = 64  # up to this many pixels a PNG is small, and JPEG would be seen
+_SHARP_SIDE = 64  # pixels; up to here a PNG is small, and JPEG's artifacts would be visible
 
 
 def encoded(picture: Image.Image, side: int) -> tuple[bytes, str]:
-    """Returns a file of an RGB picture, at most `side` pixels wide and high, and its media type."""
+    """Returns an RGB picture as a file, at most `side` pixels wide and high, and its media type."""
     picture = picture.copy()
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     kind = 'PNG' if max(picture.size) <= _SHARP_SIDE else 'JPEG'
@@ -33,7 +33,7 @@ def of_array(image: np.ndarray, side: int) -> str:
 def sheet(images: Iterable[np.ndarray], number: int, columns: int, side: int) -> str:
     """Returns a data URI of one JPEG of `number` images, uint8 [height, width, 3], in tiles of `side` pixels.
 
-    They lie from left to right, then down, each stretched to its tile.
+    They lie row by row, each stretched to its tile.
     """
     page = Image.new('RGB', (columns * side, -(-number // columns) * side), 'white')
     for i, image in enumerate(images):

@@ -1,9 +1,10 @@
-"""Neighbors in an index of many millions of images, found by FAISS without looking at all of them."""
+"""Approximate nearest neighbors by FAISS, for indexes of many millions of images."""
 
 import json
 import math
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -13,44 +14,43 @@ from sreml_jax.runtime.errors import UserError
 from sreml_jax.search.exact import exact
 from sreml_jax.search.index import Index
 
-RECALL, TOP = 0.95, 10  # wanted of the approximate search: of the exact TOP nearest, this share
-_SAMPLE = 200  # queries, images of the index itself, that the recall is measured on
+RECALL, TOP = 0.95, 10  # the approximate search is to find this share of the exact TOP nearest
+_SAMPLE = 200  # images of the index, the queries that measure the recall
 _LEAST_A_LIST, _TRAINED_A_LIST = 39, 64  # images, as FAISS advises
-_CHUNK = 2**28  # bytes of rows in memory at a time
-_CANDIDATES = 4  # times as many as wanted are compared exactly
+_CHUNK = 2**28  # bytes of decoded rows in memory at a time
+_CANDIDATES = 4  # images compared exactly for each one that is wanted
 
 
 class Approximate:
-    """An inverted file of 8-bit vectors beside an index, made anew where the index has changed.
+    """An inverted file of 8-bit vectors in the folder of an index; it is rebuilt when the index changes.
 
-    The vectors are put into about 4 sqrt(images) lists; the number of lists that a query looks into is
-    doubled until the recall against exact search is RECALL on images of the index. A query whose lists hold
-    too few images looks into more of them.
+    It has about 4 sqrt(images) lists. The number of lists that a query searches is doubled until the recall
+    against exact search is RECALL on images of the index. A query whose lists hold too few images searches
+    more of them.
 
     Args:
       index: to search.
 
     Attributes:
-      recall: share of the exact TOP nearest that is found, of _SAMPLE images; measured when the file was
-        made, and kept beside it.
-      probes, lists: how many lists a query looks into, and how many there are.
+      recall: share of the exact TOP nearest that it finds, over _SAMPLE images; measured when the file was
+        built, and stored beside it.
+      probes, lists: how many lists a query searches, and how many there are.
 
     Raises:
-      UserError: FAISS is not installed.
+      UserError: FAISS is not installed, or the index is damaged.
     """
 
     def __init__(self, index: Index):
         self._faiss = _faiss()
         self._index = index
         path = index.folder / f'approximate-{index.about["revision"]}.faiss'
-        told = path.with_suffix('.json')
-        if path.exists() and told.exists():
-            self._lists = self._faiss.read_index(str(path), self._faiss.IO_FLAG_MMAP)
-            self.recall: float = json.loads(told.read_text())['recall']
-        else:
+        measured = path.with_suffix('.json')
+        try:
+            self._lists, self.recall = self._read(path, measured)
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError):  # missing, or damaged
             self._lists = self._built()
             self.recall = self._tune()
-            self._save(path, told)
+            self._save(path, measured)
         self.probes, self.lists = self._lists.nprobe, self._lists.nlist
 
     def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,10 +70,17 @@ class Approximate:
         """Returns rows of at least k images, those before the first -1; [queries, about _CANDIDATES * k]."""
         settings = self._faiss.SearchParametersIVF(nprobe=probes)
         _, rows = self._lists.search(query, _CANDIDATES * k, params=settings)
-        short = (rows >= 0).sum(1) < k  # the lists looked into hold no more
+        short = (rows >= 0).sum(1) < k  # the lists searched hold no more
         if short.any() and probes < self._lists.nlist:
             rows[short] = self._candidates(query[short], k, min(2 * probes, self._lists.nlist))
         return rows
+
+    def _read(self, path: Path, measured: Path) -> tuple[Any, float]:
+        recall = float(json.loads(measured.read_text())['recall'])
+        lists = self._faiss.read_index(str(path), self._faiss.IO_FLAG_MMAP)
+        if (lists.ntotal, lists.d) != self._index.embeddings.shape:
+            raise ValueError('of another index')
+        return lists, recall
 
     def _built(self):
         number, width = self._index.embeddings.shape
@@ -87,7 +94,7 @@ class Approximate:
         return built
 
     def _tune(self) -> float:
-        """Sets the number of lists to look into; returns the recall that it gives."""
+        """Sets the number of lists to search; returns the recall."""
         random = np.random.default_rng(1)
         query = self._decoded(np.sort(random.permutation(len(self._index))[:_SAMPLE]))
         found_exactly, _ = exact(query, self._index, TOP)
@@ -99,12 +106,12 @@ class Approximate:
                 return float(recall)
             self._lists.nprobe = min(2 * self._lists.nprobe, self._lists.nlist)
 
-    def _save(self, path: Path, told: Path) -> None:
+    def _save(self, path: Path, measured: Path) -> None:
         with files.atomic_write(path) as temporary:
             self._faiss.write_index(self._lists, str(temporary))
-        with files.atomic_write(told) as temporary:
+        with files.atomic_write(measured) as temporary:
             temporary.write_text(json.dumps({'recall': self.recall, 'top': TOP, 'queries': _SAMPLE}) + '\n')
-        for old in set(path.parent.glob('approximate-*')) - {path, told}:
+        for old in set(path.parent.glob('approximate-*')) - {path, measured}:
             old.unlink()
 
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
@@ -115,5 +122,7 @@ def _faiss() -> ModuleType:
     try:
         import faiss
     except ImportError:
-        raise UserError('--approximate needs FAISS: pip install "sreml_jax[ann]", or leave it out') from None
+        raise UserError(
+            '--approximate needs FAISS: pip install "sreml_jax[ann]", or leave out the flag'
+        ) from None
     return faiss

@@ -1,7 +1,6 @@
 """The search behind the page: queries that wait at the same time are answered together."""
 
 import asyncio
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -15,17 +14,18 @@ from sreml_jax.embedder import Embedder
 from sreml_jax.retrieval import quantization
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
-from sreml_jax.search.exact import Match, exact
+from sreml_jax.search.exact import Match, check_cosines, exact
 from sreml_jax.search.index import Index, Item, compatibility
 
 T = TypeVar('T')
 
-MOST_PIXELS = 40_000_000  # of a photograph; a few times that many bytes are needed to decode it
+ANSWER_SECONDS = 30.0  # a question that waits longer is given up
 _TOGETHER = 16  # queries at a time
+_NAME = 'this picture'
 
 
 class _Waiting(NamedTuple):
-    """A query that is to be answered: an image to embed, uint8 [size, size, 3], or an embedding [d]."""
+    """A query that waits for its answer: an image to embed, uint8 [size, size, 3], or an embedding [d]."""
 
     image: np.ndarray | None
     embedding: np.ndarray | None
@@ -35,7 +35,7 @@ class _Waiting(NamedTuple):
 class Finder:
     """Finds the images of an index that are most like a photograph, or like one of themselves.
 
-    One thread at a time is at the devices and at the index. All questions must come from one event loop.
+    One thread uses the devices and searches the index. All questions must come from one event loop.
 
     Args:
       embedder: of the checkpoint that made the index.
@@ -43,7 +43,7 @@ class Finder:
       top: images to find.
 
     Raises:
-      UserError: the index is of another checkpoint, or holds nothing.
+      UserError: another checkpoint made the index, or it holds nothing.
     """
 
     def __init__(self, embedder: Embedder, index: Index, top: int):
@@ -53,8 +53,10 @@ class Finder:
         self.index, self._embedder, self._top = index, embedder, top
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._working: asyncio.Task | None = None  # it ends with the loop
-        # However many ask, no more pictures than there are cores lie decoded in memory.
-        self._decoding = ThreadPoolExecutor(machine.cores())
+        # However many ask, few pictures lie decoded in memory. A slow one must not stop the others, nor the
+        # pictures of the index the photographs.
+        threads = max(4, machine.cores())
+        self._decoding, self._thumbnails = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         self._searching, self._reading = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._together = min(_TOGETHER, embedder.batch_size)
 
@@ -64,28 +66,38 @@ class Finder:
         self._find(self._embedder.images(self._decoded(content)[None]))
 
     async def like_photograph(self, encoded: bytes) -> list[Match]:
-        """Returns the images most like the photograph in these bytes; raises UserError for bad ones."""
-        image = await _in(self._decoding, self._decoded, encoded)
-        return await self._answer(image, None)
+        """Returns the images most like the photograph in these bytes.
+
+        Raises:
+          UserError: they are no picture, or one that takes too much memory or time.
+          TimeoutError: it took longer than ANSWER_SECONDS.
+        """
+        async with asyncio.timeout(ANSWER_SECONDS):
+            image = await _in(self._decoding, self._decoded, encoded)
+            return await self._answer(image, None)
 
     async def like_item(self, number: int) -> list[Match]:
-        """Returns the images most like that in row `number` of the index, itself left out."""
+        """Returns the images most like that in row `number` of the index, which is left out itself."""
         stored = quantization.decode(self.index.embeddings[number], self.index.scale)
         embedding = stored / max(float(np.linalg.norm(stored)), 1e-12)
-        found = await self._answer(None, embedding)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            found = await self._answer(None, embedding)
         return [one for one in found if one.row != number][: self._top]
 
     async def items(self, rows: Sequence[int] | np.ndarray) -> list[Item]:
-        """Returns what is known of the images in these rows of the index."""
+        """Returns what is known about the images in these rows of the index."""
         return await _in(self._reading, self.index.items, rows)
 
     async def picture(self, number: int, side: int) -> tuple[bytes, str]:
         """Returns the image in row `number`, at most `side` pixels wide and high, and its media type.
 
-        Raises UserError where its file is gone, or is no picture any more.
+        Raises:
+          UserError: its file is gone, or is no picture any more.
+          TimeoutError: it took longer than ANSWER_SECONDS.
         """
         path = (await self.items([number]))[0].path
-        return await _in(self._decoding, _small, path, side)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await _in(self._thumbnails, _small, path, side)
 
     async def _work(self) -> None:
         """Answers what waits, until it is cancelled."""
@@ -93,12 +105,15 @@ class Finder:
             waiting = [await self._queue.get()]
             while len(waiting) < self._together and not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
+            waiting = [query for query in waiting if not query.answer.done()]  # others were given up
+            if not waiting:
+                continue
             try:
                 found = await _in(self._searching, self._find_all, waiting)
                 items = iter(await self.items(found[0].reshape(-1)))
             except Exception as error:
                 for query in waiting:
-                    if not query.answer.done():  # whoever asked may have gone
+                    if not query.answer.done():  # the client may have left
                         query.answer.set_exception(error)
                 continue
             for query, rows, similarities in zip(waiting, *found, strict=True):
@@ -119,24 +134,9 @@ class Finder:
     def _decoded(self, encoded: bytes) -> np.ndarray:
         """Returns uint8 [size, size, 3], the pixels that evaluation would see."""
         try:
-            # Reads no more than its head.
-            with Image.open(io.BytesIO(encoded), formats=tuple(decode.FORMATS)) as picture:
-                pixels = picture.width * picture.height
-                if pixels <= MOST_PIXELS:
-                    picture.verify()
-        except Exception as error:  # PIL's readers raise all sorts of it
-            bomb = isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning)
-            pixels = MOST_PIXELS + 1 if bomb else 0
-        if pixels > MOST_PIXELS:
-            raise UserError(
-                f'this picture has more than {MOST_PIXELS // 10**6} million pixels; make it smaller'
-            )
-        try:
-            return photographs.image(encoded, 'this file', self._embedder.image_size)
-        except UserError:
-            raise UserError(
-                'this file cannot be read as a picture; take a JPEG, PNG, WebP or the like'
-            ) from None
+            return photographs.image(encoded, _NAME, self._embedder.image_size)
+        except UserError as error:
+            raise UserError(str(error).removeprefix(f'{_NAME}: ')) from None
 
     def _find_all(self, waiting: Sequence[_Waiting]) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and similarities of each query, [queries, top + 1]."""
@@ -151,8 +151,10 @@ class Finder:
         return self._find(embeddings)
 
     def _find(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # One more, for an image of the index finds itself.
-        return exact(embeddings, self.index, self._top + 1, self._embedder.devices)
+        # One more, since an image of the index finds itself.
+        rows, similarities = exact(embeddings, self.index, self._top + 1, self._embedder.devices)
+        check_cosines(self.index, similarities)
+        return rows, similarities
 
 
 async def _in(threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object) -> T:

@@ -1,4 +1,4 @@
-"""--mode=embed: any number of a user's photographs into an index, and out of it."""
+"""--mode=embed and --mode=remove: adds any number of photographs to an index, and takes them out."""
 
 import collections
 import contextlib
@@ -15,11 +15,12 @@ from sreml_jax.embedder import Embedder
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.progress import ImageProgress
 from sreml_jax.runtime.signals import Signals
+from sreml_jax.runtime.text import printable
 from sreml_jax.runtime.versions import installed
 from sreml_jax.search.index import Index, Item
 from sreml_jax.search.index.writer import IndexWriter
 
-_SHOWN = 20  # unreadable images at most
+_SHOWN = 20  # unreadable images, at most
 
 
 def embed(
@@ -33,25 +34,29 @@ def embed(
 ) -> None:
     """Embeds the images that the index does not hold yet, and moves its next state into place.
 
-    An image is known by its path and the hash of its file: one whose file has changed is embedded anew. What
-    is in the index but not among `images` stays. Memory does not depend on the number of images.
+    The index knows an image by its path and the hash of its file: if the file has changed, it is embedded
+    again. Images of the index that are not among `images` stay. Memory does not depend on their number.
 
     Args:
       embedder: of the run.
       images: a folder, a glob or a file; see `Pattern`.
       out: folder of the index.
-      storage: of index.storage.CHOICES; None: float32, or as the index is.
-      vectors: whether items.parquet has a column of the embeddings; None: no, or as the index is.
-      signals: one that is received ends the work after what is begun; the same call goes on from there.
+      storage: of quantization.CHOICES; None: that of the index, or float32 if it is new.
+      vectors: whether items.parquet has a column of the embeddings; None: as the index has, or no.
+      signals: a signal ends the work after the current batches; the same call goes on from there.
 
     Raises:
-      UserError: there is nothing to embed, or the index is of another checkpoint.
+      UserError: there is nothing to embed, the index would lie among the images, or another checkpoint made
+        it.
       SystemExit: a signal asked to stop.
     """
+    refuse_inside(images, out)
     pattern = Pattern(images)
     number = sum(1 for _ in pattern.find())
     if not number:
-        raise UserError(f'there is no picture in {images}; --images takes a folder, a glob or a file')
+        raise UserError(
+            f'there is no picture in {printable(images)}; --images takes a folder, a glob or a file'
+        )
     held = signals.held() if signals else contextlib.nullcontext()
     with held, IndexWriter(out, {**embedder.about, 'storage': storage, 'vectors': vectors}) as index:
         index.forget_unreadable(pattern.covers)  # they are tried again
@@ -73,29 +78,42 @@ def embed(
                 count('new', len(items))
         if not (signals and signals.received):
             if not len(index):
-                raise UserError(f'no file in {images} is a picture: {_shown(index.unreadable())}')
+                raise UserError(f'no file in {printable(images)} is a picture: {_shown(index.unreadable())}')
             index.finish(versions())
     if signals:
-        signals.leave(f'stopped; the same command goes on after the {counts["new"]:,} images of this time')
-    print(f'{out}: {len(Index(out)):,} images, {counts["new"]:,} of them new, {counts["known"]:,} met again')
-    if unreadable := Index(out).about['unreadable']:
+        signals.leave(f'stopped after {counts["new"]:,} new images; the same command goes on from there')
+    made = Index(out)
+    print(
+        f'{printable(out)}: {len(made):,} images, {counts["new"]:,} of them new, '
+        f'{counts["known"]:,} known already'
+    )
+    if unreadable := made.about['unreadable']:
         print(f'{len(unreadable):,} unreadable images are left out: {_shown(unreadable)}')
 
 
+def refuse_inside(images: str, out: Path) -> None:
+    """Raises UserError if the index would lie in a folder that is searched for images."""
+    pattern = Pattern(images)
+    if any(pattern.covers(f'{path}/') for path in {out.absolute(), out.resolve()}):
+        raise UserError(
+            f'--out={printable(out)} lies among --images={printable(images)}; take a folder outside'
+        )
+
+
 def remove(out: Path, images: str | None, gone: bool) -> None:
-    """Takes images out of an index, and moves its next state into place. Nothing is embedded.
+    """Takes images out of an index, and moves its next state into place. Embeds nothing.
 
     Args:
       out: folder of the index.
-      images: those of this folder, glob or file, whether the files are there or not; None: none.
-      gone: also those whose files are not there any more.
+      images: removes the images of this folder, glob or file, which need not exist any more; None: none.
+      gone: also removes the images whose files no longer exist.
 
     Raises:
-      UserError: there is no index, or nothing to remove is named, or nothing of that name is in it.
+      UserError: there is no index, `images` and `gone` name nothing, or the index has no such image.
     """
     if not images and not gone:
         raise UserError(
-            'name what to remove: --images=FOLDER_OR_GLOB, or --gone for files that are not there'
+            'name what to remove: --images=FOLDER_OR_GLOB, or --gone for files that no longer exist'
         )
     pattern = Pattern(images) if images else None
 
@@ -106,17 +124,19 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
         unreadable = len(index.unreadable())
         number = index.remove(unwanted)
         unchanged = not number and unreadable == len(index.unreadable())
-        index.finish(versions())  # leaves no journal behind, whatever was removed
+        index.finish(versions())  # which also deletes the journal
     if unchanged and not gone:
-        raise UserError(f'{out} holds no image of --images={images}: nothing is removed')
-    print(f'{out}: {number:,} images removed, {len(Index(out)):,} left')
+        raise UserError(
+            f'{printable(out)} holds no image of --images={printable(images)}: nothing is removed'
+        )
+    print(f'{printable(out)}: {number:,} images removed, {len(Index(out)):,} left')
 
 
 def versions() -> dict[str, str]:
-    """Returns what an index is made with."""
+    """Returns the versions of the packages that an index depends on."""
     found = installed()
     for package in ('pillow', 'tensorflow', 'tensorflow-cpu', 'pyarrow'):
-        with contextlib.suppress(metadata.PackageNotFoundError):  # there is one tensorflow or the other
+        with contextlib.suppress(metadata.PackageNotFoundError):  # one of the two tensorflows is installed
             found[package] = metadata.version(package)
     return found
 
@@ -124,7 +144,7 @@ def versions() -> dict[str, str]:
 def _to_embed(
     read: Iterable[Photograph], index: IndexWriter, count: Callable[[str, int], None]
 ) -> Iterator[Photograph]:
-    """Yields the pictures that are new; tells the index of those that are none. Counts all others."""
+    """Yields the new pictures; notes unreadable ones in the index. Counts all but the new ones."""
     for photograph in read:
         if photograph.problem:
             index.leave_out(photograph.path, photograph.problem)
@@ -136,7 +156,7 @@ def _to_embed(
 
 
 def _embedded(embedder: Embedder, new: Iterable[Photograph]) -> Iterator[tuple[list[Item], np.ndarray]]:
-    """Yields the pictures with their embeddings, a batch at a time; the next one is under way meanwhile."""
+    """Yields the pictures with their embeddings, batch by batch, while the devices compute the next."""
     under_way = None
     while True:
         batch = list(itertools.islice(new, embedder.batch_size))
@@ -146,7 +166,7 @@ def _embedded(embedder: Embedder, new: Iterable[Photograph]) -> Iterator[tuple[l
             pictures, result = under_way
             embeddings = np.asarray(result)[: len(pictures)]
             if not np.isfinite(embeddings).all():
-                raise UserError('this checkpoint makes embeddings that are not finite; train again')
+                raise UserError('the embeddings of this checkpoint are not finite; train again')
             yield [Item(p.path, p.width, p.height, p.label, p.sha256) for p in pictures], embeddings
         if not batch:
             return
@@ -156,4 +176,4 @@ def _embedded(embedder: Embedder, new: Iterable[Photograph]) -> Iterator[tuple[l
 def _shown(unreadable: dict[str, str]) -> str:
     problems = list(unreadable.values())
     more = f'; and {len(problems) - _SHOWN:,} more' if len(problems) > _SHOWN else ''
-    return '; '.join(problems[:_SHOWN]) + more
+    return '; '.join(printable(problem, 300) for problem in problems[:_SHOWN]) + more

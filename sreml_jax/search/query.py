@@ -12,11 +12,12 @@ from sreml_jax.drawing import contact_sheet
 from sreml_jax.embedder import Embedder
 from sreml_jax.runtime import files
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import printable
 from sreml_jax.search.approximate import TOP, Approximate
 from sreml_jax.search.exact import Match, exact, search
 from sreml_jax.search.index import Index, compatibility
 
-_SHOWN = 20  # matches of a query on the sheet at most
+_SHOWN = 20  # matches of a query on the sheet, at most
 
 
 def print_matches(
@@ -36,33 +37,35 @@ def print_matches(
       photographs: paths of the queries.
       sheet: path of the PNG to write.
       top: images a query.
-      approximate: search by FAISS, see `Approximate`.
+      approximate: search by FAISS; see `Approximate`.
 
     Returns:
       The matches of each photograph.
 
     Raises:
-      UserError: another checkpoint made the index, or a photograph cannot be read.
+      UserError: another checkpoint made the index, it is damaged, or a photograph cannot be read.
     """
     compatibility.refuse_other_checkpoint(index.folder, index.about, embedder.about)
     query = embedder.photographs(photographs)
     if approximate:
         lists = Approximate(index)
         print(
-            f'approximate: a query looks into {lists.probes} of {lists.lists} lists and finds '
+            f'approximate: a query searches {lists.probes} of {lists.lists} lists and finds '
             f'{lists.recall:.1%} of the {TOP} nearest that exact search finds'
         )
         found = search(query, index, top, lambda query, _, k: lists.search(query, k))
     else:
         found = search(query, index, top, functools.partial(exact, devices=embedder.devices))
     for photograph, matches in zip(photographs, found, strict=True):
-        print(photograph)
+        print(printable(photograph, limit=None))
         width = len(str(len(matches)))
         for match in matches:
-            print(f'  {match.rank:{width}}  {match.similarity:7.4f}  {match.item.path}')
+            print(
+                f'  {match.rank:{width}}  {match.similarity:7.4f}  {printable(match.item.path, limit=None)}'
+            )
     with files.atomic_write(sheet) as temporary:
         _draw(photographs, found).save(temporary, format='PNG')
-    print(f'{sheet} shows them')
+    print(f'{printable(sheet, limit=None)} shows them')
     return found
 
 
@@ -79,7 +82,7 @@ def _draw(photographs: Sequence[str], found: Sequence[Sequence[Match]]) -> Image
 
 
 def _thumbnail(path: str) -> np.ndarray:
-    """Returns the picture in a file made small, uint8 [height, width, 3]; a white pixel if it is gone."""
+    """Returns a small copy of a picture, uint8 [height, width, 3]; a white pixel if its file is gone."""
     try:
         picture = Image.fromarray(decode.picture(path))
     except UserError:

@@ -1,42 +1,38 @@
-"""--mode=serve: a page to search an index with, and the little server behind it."""
+"""--mode=serve: a page to search an index with, and the small server behind it."""
 
+import asyncio
 import signal
 import socket
-import warnings
 from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import uvicorn
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sreml_jax.drawing import template
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import printable
+from sreml_jax.search import uploads
 from sreml_jax.search.batched import Finder
 from sreml_jax.search.exact import Match
+from sreml_jax.search.guard import Guard
 
-MOST_BYTES = 20 * 2**20  # of a photograph
-_SIDE = 320  # pixels at most of a picture on the page
+SILENT_SECONDS = 10.0  # of a connection before its request
+_SIDE = 320  # pixels of a picture on the page, at most
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOCAL = ('127.0.0.1', 'localhost')
-_HEADERS = {
-    'Content-Security-Policy': (
-        "default-src 'none'; img-src 'self' blob: data:; connect-src 'self'; style-src 'unsafe-inline'; "
-        "script-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    ),
-    'X-Content-Type-Options': 'nosniff',
-    'Referrer-Policy': 'no-referrer',
-}
 
 
-def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Starlette:
+def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Guard:
     """Returns the page and what it asks for.
 
         GET  /                 the page
@@ -51,15 +47,17 @@ def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Starlette:
       finder: searches.
       hosts: names that a browser may call this server by; '*' is any.
     """
+    received = uploads.Uploads()
 
     async def page(_: Request) -> Response:
         about = finder.index.about
-        values = {'folder': finder.index.folder.name, 'images': len(finder.index), 'most_bytes': MOST_BYTES}
-        text = template.render('search.html', step=about['checkpoint']['step'], **values)
-        return HTMLResponse(text, headers=_HEADERS)
+        values = {'folder': printable(finder.index.folder.name), 'images': len(finder.index)}
+        values |= {'step': about['checkpoint']['step'], 'most_bytes': uploads.MOST_BYTES}
+        return HTMLResponse(template.render('search.html', **values))
 
     async def like_photograph(request: Request) -> Response:
-        return _json(await finder.like_photograph(await _body(request)))
+        async with received.body(request) as photograph:
+            return _json(await finder.like_photograph(photograph))
 
     async def like_item(request: Request) -> Response:
         number = numbered(request)
@@ -78,21 +76,41 @@ def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Starlette:
         text, images = request.path_params['number'], len(finder.index)
         # Nothing but a row of the index leads to a file.
         if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) < images):
-            raise HTTPException(
-                404, f'the index holds the images 0 to {images - 1}, and no other can be read'
-            )
+            raise HTTPException(404, f'the index holds images 0 to {images - 1}; nothing else can be read')
         return int(text)
 
-    return Starlette(
-        routes=[
-            Route('/', page),
-            Route('/search', like_photograph, methods=['POST']),
-            Route('/search/{number}', like_item),
-            Route('/picture/{number}', picture),
-        ],
-        exception_handlers={HTTPException: _refusal, UserError: _mistake},
-        # Else a page elsewhere could reach this one under a name of its own.
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+    return Guard(
+        Starlette(
+            routes=[
+                Route('/', page),
+                Route('/search', like_photograph, methods=['POST']),
+                Route('/search/{number}', like_item),
+                Route('/picture/{number}', picture),
+            ],
+            exception_handlers={
+                HTTPException: _refusal,
+                UserError: _mistake,
+                TimeoutError: _busy,
+                ClientDisconnect: _gone,
+            },
+            # Otherwise another page could reach this one under a name of its own.
+            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        )
+    )
+
+
+def settings(served: Guard, **more: Any) -> uvicorn.Config:
+    """Returns how uvicorn serves the page."""
+    return uvicorn.Config(
+        served,
+        log_level='error',
+        loop='asyncio',
+        http=_Protocol,
+        ws='none',
+        lifespan='off',
+        timeout_graceful_shutdown=5,
+        server_header=False,
+        **more,
     )
 
 
@@ -102,64 +120,51 @@ def serve(finder: Finder, host: str, port: int) -> None:
     Args:
       finder: searches.
       host: address to listen at.
-      port: likewise; 0 takes one that is free.
+      port: to listen at; 0 takes one that is free.
 
     Raises:
       UserError: it cannot listen there.
     """
     listening = _listen(host, port)
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # `finder` sets a limit of its own
     finder.warm_up()
     local = host in _LOCAL
-    settings = uvicorn.Config(
-        app(finder, _LOCAL if local else ('*',)),
-        log_level='error',
-        loop='asyncio',
-        http='h11',
-        ws='none',
-        lifespan='off',
-        timeout_graceful_shutdown=5,
-        server_header=False,
-    )
     bound = listening.getsockname()[1]
     shown = f'[{host}]' if ':' in host else host
     print(f'http://{shown}:{bound} searches {len(finder.index):,} images; Ctrl-C ends it', flush=True)
     if not local:
-        print('whoever reaches this address can search and see the images: there is no password', flush=True)
+        print('everyone who reaches this address can search and see the images: no password', flush=True)
     # uvicorn passes a signal on from within its event loop, which must end first.
     received: list[int] = []
     before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in _SIGNALS}
-    uvicorn.Server(settings).run([listening])
+    uvicorn.Server(settings(app(finder, _LOCAL if local else ('*',)))).run([listening])
     for number, handler in before.items():
         signal.signal(number, handler)
     if received:
         signal.raise_signal(received[0])
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's protocol, which also drops connections that never send a request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(SILENT_SECONDS, self._drop_if_silent)
+
+    def _drop_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
 def _listen(host: str, port: int) -> socket.socket:
-    """Returns a socket at which browsers may call already: they wait until they are served."""
+    """Returns a socket that browsers can connect to already; they wait until they are served."""
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = str(error.strerror).partition(' (while')[0]
+    except (OSError, UnicodeError) as error:
+        reason = str(getattr(error, 'strerror', error)).partition(' (while')[0]
         raise UserError(
-            f'cannot listen at {host}, port {port} ({reason}); take another --port or --host'
+            f'cannot listen at {printable(host)}, port {port} ({reason}); take another --port or --host'
         ) from None
-
-
-async def _body(request: Request) -> bytes:
-    """Returns the body of a request; refuses one that is too long as soon as that is seen."""
-    too_long = HTTPException(413, f'this file is larger than {MOST_BYTES // 2**20} MiB; make it smaller')
-    announced = request.headers.get('content-length', '')
-    if announced.isdecimal() and int(announced) > MOST_BYTES:
-        raise too_long
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise too_long
-    return bytes(body)
 
 
 def _json(found: list[Match], **more: str) -> Response:
@@ -168,7 +173,7 @@ def _json(found: list[Match], **more: str) -> Response:
             'number': match.row,
             'similarity': match.similarity,
             'name': _name(match.item.path),
-            'class': match.item.label,
+            'class': match.item.label and printable(match.item.label),
         }
         for match in found
     ]
@@ -176,14 +181,22 @@ def _json(found: list[Match], **more: str) -> Response:
 
 
 def _name(path: str) -> str:
-    """Returns the end of a path: its folder and the file; where the images lie is nobody's business."""
-    return '/'.join(Path(path).parts[-2:])
+    """Returns the end of a path, its folder and the file: the page does not show where the images lie."""
+    return printable('/'.join(Path(path).parts[-2:]))
 
 
 async def _refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({'error': error.detail}, error.status_code)
+    return JSONResponse({'error': error.detail}, error.status_code, error.headers)
 
 
 async def _mistake(_: Request, error: Exception) -> Response:
     return JSONResponse({'error': str(error)}, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+
+
+async def _busy(_: Request, error: Exception) -> Response:
+    return JSONResponse({'error': 'the server is busy; try again'}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it

@@ -69,6 +69,19 @@ def test_approximate_of_an_index_of_a_few_images(tmp_path):
     assert sorted(lists.search(np.eye(1, DIMENSIONS, dtype=np.float32), 10)[0][0]) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize('suffix', ['.faiss', '.json'])
+@pytest.mark.parametrize('content', [b'', b'garbage', b'{}', b'[]', None])
+def test_a_damaged_file_is_built_again(suffix, content, tmp_path):
+    pytest.importorskip('faiss', reason='faiss is not installed')
+    add(tmp_path, names(0, 100))
+    lists = Approximate(Index(tmp_path))
+    (path,) = tmp_path.glob(f'approximate-*{suffix}')
+    path.write_bytes(content) if content is not None else path.unlink()
+    again = Approximate(Index(tmp_path))
+    assert (again.recall, again.probes, again.lists) == (lists.recall, lists.probes, lists.lists)
+    assert path.stat().st_size > 10
+
+
 def test_faiss_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'faiss', None)
     add(tmp_path, names(0, 5))

@@ -125,7 +125,7 @@ def test_embed_killed_resumed_and_searched(workdir, tmp_path):
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
     # The fifth batch was computed, but not added, when the sixth began: four of 16 images count.
-    assert f'160 images, {160 - 4 * 16} of them new, {4 * 16} met again' in done.stdout
+    assert f'160 images, {160 - 4 * 16} of them new, {4 * 16} known already' in done.stdout
     assert '1 unreadable images are left out' in done.stdout and 'notes.jpg: not an image' in done.stdout
 
     index = Index(out)
@@ -180,7 +180,7 @@ def test_only_what_is_new_is_embedded(workdir, embedder, tmp_path, capsys, monke
     capsys.readouterr()
     embed(embedder, str(folder), out)
     assert sum(began) == 4
-    assert '23 images, 4 of them new, 19 met again' in capsys.readouterr().out
+    assert '23 images, 4 of them new, 19 known already' in capsys.readouterr().out
     order = paths_of(Index(out))
     assert order[:19] == [str(path) for path in paths if path != paths[4]]
     assert set(order[19:]) == {str(path) for path in [paths[4], *more]}
@@ -225,7 +225,7 @@ def test_approximate_search_by_the_command_tells_its_recall(embedder, workdir, t
     assert done.returncode == 0, done.stderr
     first, _, *matches, _ = done.stdout.splitlines()
     assert first == (
-        f'approximate: a query looks into {made.probes} of 2 lists and finds {100 * made.recall:.1f}% of '
+        f'approximate: a query searches {made.probes} of 2 lists and finds {100 * made.recall:.1f}% of '
         'the 10 nearest that exact search finds'
     )
     assert matches[0].split() == ['1', '1.0000', str(paths[7])]
@@ -293,6 +293,25 @@ def test_nothing_to_embed(embedder, tmp_path):
     (tmp_path / 'text.jpg').write_text('no picture')
     with pytest.raises(UserError, match=r'no file in .* is a picture: .*text.jpg: not an image'):
         embed(embedder, str(tmp_path), tmp_path / 'index')
+
+
+def test_the_index_must_not_lie_among_the_images(workdir, embedder, tmp_path):
+    photographs(tmp_path / 'photos', 0, 3)
+    (tmp_path / 'link').symlink_to(tmp_path / 'photos')
+    for out in ('photos', 'photos/index', 'photos/class1/deep/index', 'link/index'):
+        with pytest.raises(UserError, match=r'--out=.* lies among --images=.*; take a folder outside'):
+            embed(embedder, str(tmp_path / 'photos'), tmp_path / out)
+    with pytest.raises(UserError, match='lies among'):
+        embed(embedder, str(tmp_path / 'photos' / '**' / '*.png'), tmp_path / 'photos' / 'index')
+    assert sorted(path.name for path in (tmp_path / 'photos').iterdir()) == ['class0', 'class1', 'class2']
+    embed(embedder, str(tmp_path / 'photos' / 'class1' / '*.png'), tmp_path / 'photos' / 'index')
+    done = run(
+        '--mode=embed',
+        f'--workdir={workdir}',
+        f'--images={tmp_path / "photos"}',
+        f'--out={tmp_path / "photos" / "index"}',
+    )
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'lies among' in done.stderr
 
 
 def test_at_most_twenty_unreadable_images_are_shown(embedder, tmp_path, capsys):
@@ -368,9 +387,13 @@ def test_a_signal_saves_and_the_same_call_goes_on(embedder, tmp_path, monkeypatc
     [
         (['--mode=embed', '--workdir=w', '--out=y'], '--mode=embed needs --images, photographs'),
         (['--mode=remove', '--index=/nowhere', '--gone'], '/nowhere holds no index'),
+        (
+            ['--mode=remove', '--index=gs://bucket/x', '--gone'],
+            '--index=gs://bucket/x is an address elsewhere',
+        ),
     ],
 )
-def test_a_flag_that_is_missing(arguments, message):
+def test_a_mistake_is_one_sentence_before_the_work(arguments, message):
     done = run(*arguments)
     assert done.returncode == 2 and done.stdout == ''
     assert message in done.stderr and done.stderr.count('\n') == 1

@@ -76,6 +76,24 @@ def test_a_picture_that_is_gone_is_drawn_white(embedder, photographs, tmp_path):
     assert not (pixels[49 : 49 + 128, 33 : 33 + 128] == 255).all()
 
 
+def test_names_with_control_characters_are_escaped(embedder, photographs, tmp_path, capsys):
+    path = tmp_path / 'photos' / 'a\nclass' / 'red\x1b[31m.png'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(photographs[5].read_bytes())
+    (path.parent / 'no\rpicture.png').write_text('text')
+    embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
+    index = Index(tmp_path / 'index')
+    (matches,) = print_matches(
+        embedder, index, [str(path)], tmp_path / 'sheet\n.png', top=1, approximate=False
+    )
+    assert matches[0].item.path == str(path)  # to a program the name is what it is
+    lines = capsys.readouterr().out.split('\n')
+    assert all(line.isprintable() for line in lines)
+    shown = rf'{tmp_path}/photos/a\nclass/red\x1b[31m.png'
+    assert lines[-4:] == [shown, f'  1   1.0000  {shown}', rf'{tmp_path}/sheet\n.png shows them', '']
+    assert (tmp_path / 'sheet\n.png').exists()
+
+
 def test_a_query_that_is_no_picture_is_one_sentence(embedder, index, tmp_path):
     (tmp_path / 'notes.jpg').write_text('no picture')
     with pytest.raises(UserError, match=r'notes\.jpg: not an image'):

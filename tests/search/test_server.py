@@ -1,5 +1,6 @@
 """The search page's server: what it finds, what it refuses, many at once."""
 
+import asyncio
 import http.client
 import io
 import json
@@ -7,8 +8,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,11 +25,13 @@ from support.paths import ROOT
 
 from sreml_jax.embedder import Embedder
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.search import batched
 from sreml_jax.search.batched import Finder
 from sreml_jax.search.embed import embed
 from sreml_jax.search.index import Index
 
 search_page = pytest.importorskip('sreml_jax.search.server', exc_type=ImportError)
+uploads = search_page.uploads
 TOP = 5
 
 
@@ -144,29 +150,175 @@ def test_what_is_no_picture(address, paths, tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
     eps = io.BytesIO()
     Image.new('RGB', (20, 20)).save(eps, 'EPS')
-    for content in (
-        b'no picture',
-        b'',
-        paths[0].read_bytes()[:-40],
-        b'<svg xmlns="http://www.w3.org/2000/svg"/>',
-        eps.getvalue(),
+    for content, sentence in (
+        (b'no picture', 'not an image'),
+        (b'', 'empty file'),
+        (paths[0].read_bytes()[:-40], '.*truncated.*'),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'not an image'),
+        (eps.getvalue(), 'not an image'),
     ):
-        sentence = refusal(ask(address, '/search', content), 415)
-        assert sentence == 'this file cannot be read as a picture; take a JPEG, PNG, WebP or the like'
+        assert re.fullmatch(sentence, refusal(ask(address, '/search', content), 415))
     assert not (tmp_path / 'started').exists()
 
 
 def test_what_is_too_large(address, monkeypatch):
-    for side in (6_500, 10_000, 13_500):  # allowed, warned of and refused by PIL
-        sentence = refusal(ask(address, '/search', picture(side, side)), 415)
-        assert sentence == 'this picture has more than 40 million pixels; make it smaller'
-    wide = found(ask(address, '/search', picture(4000, 10)))
-    assert len(wide) == TOP
-    monkeypatch.setattr(search_page, 'MOST_BYTES', 2**20)
-    for body in (bytes(2**20 + 1), iter([bytes(2**18)] * 5)):  # of a length that is told, and in chunks
+    for width, height in ((13_500, 13_500), (1_000_000, 1)):
+        assert 'pixels' in refusal(ask(address, '/search', picture(width, height)), 415)
+    assert len(found(ask(address, '/search', picture(4000, 10)))) == TOP
+    monkeypatch.setattr(uploads, 'MOST_BYTES', 2**20)
+    for body in (bytes(2**20 + 1), iter([bytes(2**18)] * 5)):  # of a length that is announced, and in chunks
         assert (
             refusal(ask(address, '/search', body), 413) == 'this file is larger than 1 MiB; make it smaller'
         )
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_at_once(address):
+    file = io.BytesIO()
+    Image.new('L', (2_000, 2_000)).save(file, 'JPEG', progressive=True)
+    head, scan, rest = file.getvalue().rpartition(b'\xff\xda')
+    slow = head + (scan + rest[:-2]) * 3_000 + rest[-2:]  # the last scan again and again
+    began = time.monotonic()
+    assert 'scans' in refusal(ask(address, '/search', slow), 415)
+    assert time.monotonic() - began < 5
+
+
+def upload(address: str, length: int = 1_000) -> socket.socket:
+    """Begins an upload of which only the first byte arrives."""
+    host, _, port = urlsplit(address).netloc.partition(':')
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    connection.sendall(f'POST /search HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\nx'.encode())
+    return connection
+
+
+def test_stalled_uploads_are_dropped_and_others_answered_meanwhile(address, paths, monkeypatch):
+    monkeypatch.setattr(uploads, 'STALL_SECONDS', 1.0)
+    stalled = [upload(address) for _ in range(200)]
+    assert len(found(ask(address, '/search', paths[0].read_bytes()))) == TOP
+    for connection in stalled:
+        with connection:
+            answer = connection.makefile('rb').read()  # until the server closes it
+        assert answer.startswith(b'HTTP/1.1 408 ') and b'took too long' in answer
+
+
+def test_an_upload_that_drips_for_ever_is_dropped(address, monkeypatch):
+    monkeypatch.setattr(uploads, 'UPLOAD_SECONDS', 0.5)
+    with upload(address) as connection:
+        connection.settimeout(0.05)
+        for _ in range(100):
+            try:
+                if answer := connection.recv(4096):
+                    break
+            except TimeoutError:
+                connection.sendall(b'x')
+    assert answer.startswith(b'HTTP/1.1 408 ')
+
+
+def test_a_connection_without_a_request_is_dropped(folder, embedder, monkeypatch):
+    monkeypatch.setattr(search_page, 'SILENT_SECONDS', 0.2)
+    with served(Finder(embedder, Index(folder / 'index'), TOP)) as address:
+        host, _, port = urlsplit(address).netloc.partition(':')
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(b'POST /search HTTP/1.1\r\n')
+            assert connection.recv(10) == b''
+
+
+def test_uploads_hold_a_bounded_number_of_bytes(address, paths, monkeypatch):
+    monkeypatch.setattr(uploads, 'MOST_HELD', 100)
+    assert 'too many uploads' in refusal(ask(address, '/search', bytes(101)), 503)
+    monkeypatch.undo()
+    assert len(found(ask(address, '/search', paths[0].read_bytes()))) == TOP
+
+
+def test_a_client_that_leaves_leaves_no_trace(address, paths, capfd, caplog):
+    for _ in range(3):
+        upload(address).close()
+        with upload(address, 10) as connection:  # is sent, and leaves before the answer
+            connection.sendall(bytes(9))
+    assert len(found(ask(address, '/search', paths[0].read_bytes()))) == TOP
+    assert capfd.readouterr() == ('', '') and not caplog.records
+
+
+def test_slow_pictures_of_the_index_do_not_stop_photographs(address, paths, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(batched, '_small', lambda *_: release.wait(60) and (b'', 'image/png'))
+    with ThreadPoolExecutor(30) as threads:
+        try:
+            slow = [threads.submit(ask, address, f'/picture/{i}') for i in range(30)]
+            assert len(found(ask(address, '/search', paths[0].read_bytes()))) == TOP
+            assert not any(answer.done() for answer in slow)
+        finally:
+            release.set()
+        assert {answer.result()[0] for answer in slow} == {200}
+
+
+def test_a_question_that_waits_too_long_is_given_up(address, paths, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(batched, 'ANSWER_SECONDS', 0.2)
+    monkeypatch.setattr(batched.photographs, 'image', lambda *_: release.wait(60))
+    try:
+        assert 'busy' in refusal(ask(address, '/search', paths[0].read_bytes()), 503)
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize('origin', ['http://elsewhere.example', 'null', 'http://127.0.0.1:1', 'http://[', ''])
+def test_another_page_cannot_search(address, paths, origin):
+    assert 'another page' in refusal(ask(address, '/search', paths[0].read_bytes(), Origin=origin), 403)
+
+
+def test_its_own_page_can_search(address, paths):
+    assert len(found(ask(address, '/search', paths[0].read_bytes(), Origin=address))) == TOP
+
+
+@pytest.mark.parametrize(
+    ('path', 'method', 'headers', 'status'),
+    [
+        ('/', 'GET', {}, 200),
+        ('/search/3', 'GET', {}, 200),
+        ('/picture/3', 'GET', {}, 200),
+        ('/picture/99', 'GET', {}, 404),
+        ('/nothing', 'GET', {}, 404),
+        ('/search', 'POST', {}, 415),
+        ('/search', 'POST', {'Origin': 'null'}, 403),
+        ('/search', 'POST', {'Content-Length': '999999999'}, 413),
+        ('/', 'PUT', {}, 405),
+        ('/', 'GET', {'Host': 'elsewhere.example'}, 400),
+    ],
+)
+def test_every_answer_has_the_headers_of_safety(address, path, method, headers, status):
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    connection.close()
+    assert answer.status == status
+    assert answer.headers.get_all('X-Content-Type-Options') == ['nosniff']
+    (policy,) = answer.headers.get_all('Content-Security-Policy')
+    assert policy.startswith("default-src 'none'; ") and "frame-ancestors 'none'" in policy
+
+
+def test_an_error_of_the_program_has_the_headers_too(folder, embedder, monkeypatch):
+    finder = Finder(embedder, Index(folder / 'index'), TOP)
+    monkeypatch.setattr(finder, 'items', None)
+    messages = []
+
+    async def send(message):
+        messages.append(message)
+
+    scope = {'type': 'http', 'method': 'GET', 'path': '/search/3', 'headers': [(b'host', b'127.0.0.1')]}
+    with pytest.raises(TypeError):
+        asyncio.run(search_page.app(finder)(scope | {'query_string': b'', 'root_path': ''}, None, send))
+    assert messages[0]['status'] == 500
+    assert (b'x-content-type-options', b'nosniff') in messages[0]['headers']
+
+
+def test_names_with_control_characters_are_escaped(folder, embedder, tmp_path):
+    path = tmp_path / 'a\nclass' / 'red\x1b[31m.png'
+    path.parent.mkdir()
+    shutil.copy(next((folder / 'photos').rglob('*.png')), path)
+    embed(embedder, str(tmp_path), tmp_path.with_name('odd-index'))
+    with served(Finder(embedder, Index(tmp_path.with_name('odd-index')), TOP)) as address:
+        (one,) = found(ask(address, '/search', path.read_bytes()))
+    assert (one['name'], one['class']) == (r'a\nclass/red\x1b[31m.png', r'a\nclass')
 
 
 def test_fifty_at_once_are_all_answered(address, embedder, paths, similarity, monkeypatch):

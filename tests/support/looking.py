@@ -71,15 +71,7 @@ def served(finder) -> Iterator[str]:
 
     from sreml_jax.search import server as search_page
 
-    config = uvicorn.Config(
-        search_page.app(finder, ('127.0.0.1',)),
-        port=0,
-        log_level='error',
-        loop='asyncio',
-        ws='none',
-        lifespan='off',
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(search_page.settings(search_page.app(finder, ('127.0.0.1',)), port=0))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -33,7 +33,7 @@ def cases(short: int) -> int:
 
 
 def mutated(content: bytes, random: np.random.Generator) -> bytes:
-    """Returns the bytes with one kind of damage: flips, a hole, an insertion, a cut, zeros, noise, nothing."""
+    """Returns the bytes with one kind of damage: flips, a hole, an insertion, a cut, zeros or noise."""
     size = len(content)
     place, length = int(random.integers(size + 1)), int(2 ** random.uniform(0, 10))
     noise = random.bytes(length)

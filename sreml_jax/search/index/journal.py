@@ -161,7 +161,7 @@ class Journal:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, sqlite3.Warning, OSError, OverflowError) as error:
+        except (sqlite3.Error, sqlite3.Warning, OSError, OverflowError, UnicodeError) as error:
             if 'locked' in str(error):
                 raise UserError(f'another process is at work in {self.path.parent}') from error
             raise self._unusable(printable(error)) from error

@@ -86,7 +86,7 @@ class Index:
         self._is_verified = True
 
     def items(self, rows: Sequence[int] | np.ndarray) -> list[Item]:
-        """Returns what is known of the images in these rows, in the order asked for."""
+        """Returns what is known about the images in these rows, in the order asked for."""
         metadata = self._items.metadata
         counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         ends = np.cumsum([0, *counts])
@@ -111,7 +111,7 @@ class Index:
             raise damaged(self.folder / name, printable(error)) from error
 
     def _check_items(self) -> None:
-        """Raises UserError if items.parquet is not that of index.json. Its pages have checksums of their own."""
+        """Raises UserError if items.parquet is another than index.json says. Its pages have own checksums."""
         path, metadata = self.folder / ITEMS, self._items.metadata
         wanted = self.about.get('crc32', {}).get(ITEMS)
         if wanted is not None and wanted != footer_checksum(path):

@@ -82,7 +82,7 @@ class Rows:
 
 def checksum(stored: np.ndarray, before: int = 0) -> int:
     """Returns the CRC-32 of rows [n, width]; `before` is that of the rows in front of them."""
-    return zlib.crc32(stored.reshape(-1).view(np.uint8), before)
+    return zlib.crc32(stored.reshape(-1).view(np.uint8).data, before)
 
 
 def damaged(path: Path, why: str) -> UserError:

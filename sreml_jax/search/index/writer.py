@@ -156,13 +156,11 @@ class IndexWriter:
             (self.folder / JOURNAL).unlink()
 
     def _write_next(self) -> dict[str, int]:
-        """Writes the next items.parquet and, if rows were removed, embeddings.npy; returns their checksums."""
+        """Writes the next items.parquet, and embeddings.npy if rows were removed; returns the checksums."""
         number = len(self)
         holes = number != self._journal.rows
-        if number < self._next:
-            self._refuse_damaged_rows(
-                self._next, self._checksum
-            )  # else damage would be copied, and get a checksum
+        if number < self._next:  # damage must not be copied and get a checksum of its own
+            self._refuse_damaged_rows(self._next, self._checksum)
         compacted = new(self.folder / EMBEDDINGS)
         compacted.unlink(missing_ok=True)
         rows = Rows(compacted, self.about['storage'], self.about['dimensions']) if holes else None
@@ -175,10 +173,8 @@ class IndexWriter:
         if rows:
             rows.declare(number)
             rows.sync()
-        if number < self._next:
-            rows_checksum = (rows or self._rows).checksum(0, number)
-        else:
-            rows_checksum = self._checksum
+        unchanged = number == self._next
+        rows_checksum = self._checksum if unchanged else (rows or self._rows).checksum(0, number)
         return {EMBEDDINGS: rows_checksum, ITEMS: footer_checksum(items)}
 
     def _write_items(self, path: Path, rows: Rows | None) -> None:
@@ -204,7 +200,8 @@ class IndexWriter:
     def _begin(self) -> tuple[int, int]:
         """Returns the row to write next, and the checksum of the rows before it."""
         # No row that a reader of the present index sees is written over.
-        finished = read_about(self.folder) if (self.folder / ABOUT).exists() else {'images': 0}
+        exists = (self.folder / ABOUT).exists()
+        finished: dict[str, Any] = read_about(self.folder) if exists else {'images': 0}
         visible = finished['images']
         first = max(visible, self._journal.rows)
         if saved := self._journal.written_rows():
