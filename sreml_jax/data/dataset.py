@@ -1,7 +1,8 @@
-"""What a run asks of its data, however the images are kept. Imports no tensorflow."""
+"""The interface of a dataset, and the order of its batches. Imports no tensorflow."""
 
 import abc
-from collections.abc import Iterator
+import collections
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -12,13 +13,13 @@ class Dataset(abc.ABC):
     """Images in retrieval splits: 'train', and either 'test' or both 'query' and 'gallery'.
 
     Attributes:
-      name: of the dataset, as tables show it.
+      name: the dataset's name, as tables show it.
       labels: split -> int32 [images]. Those of 'train' are 0..classes-1, each at least once; those of the
         other splits are any numbers that agree with each other.
-      class_names: split -> one name for every label that occurs, by label.
+      class_names: split -> label -> name, for every label that occurs.
       mean, std: float32 [3]; RGB, of pixel values divided by 255.
-      notes: what every table of results must say of this copy of the data (missing images, ...).
-      max_images_per_class: at most so many training images of a class an epoch; 0: all.
+      notes: what every table of results must say about this copy of the data (missing images, ...).
+      max_images_per_class: training images of a class in one epoch, at most; 0: all.
     """
 
     name: str
@@ -30,12 +31,26 @@ class Dataset(abc.ABC):
     max_images_per_class: int = 0
 
     @abc.abstractmethod
+    def read(self, split: str, parts: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+        """Yields images, read ahead.
+
+        Args:
+          split: of the dataset.
+          parts: int [n] each; which images come. A part is drawn only shortly before it is read. The length
+            of each but the last is a multiple of batch_size.
+          batch_size: images at a time.
+
+        Yields:
+          uint8 [<= batch_size, height, width, 3], in the order of the parts.
+        """
+
     def images(self, split: str, indices: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         """Yields images[indices] in that order, uint8 [<= batch_size, height, width, 3], read ahead."""
+        return self.read(split, [indices], batch_size)
 
     @property
     def evaluation_splits(self) -> tuple[str, str]:
-        """(query split, gallery split); the same name twice where every image queries all the others."""
+        """(query split, gallery split); the same name twice if every image queries all the others."""
         return ('query', 'gallery') if 'query' in self.labels else ('test', 'test')
 
     @property
@@ -49,7 +64,7 @@ class Dataset(abc.ABC):
         return [self.class_names['train'][label] for label in range(self.num_classes)]
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Full training batches in an epoch; the incomplete last one is dropped, as the seed does."""
+        """Returns the full training batches of an epoch; the incomplete last one is dropped."""
         return images_per_epoch(self.labels['train'], self.max_images_per_class) // batch_size
 
     def train_batches(
@@ -58,10 +73,10 @@ class Dataset(abc.ABC):
         """Yields the training batches of steps first_step, first_step + 1, ... to the end of the last epoch.
 
         Args:
-          batch_size: of the whole batch over all processes.
-          num_epochs: of the whole run.
-          seed: of the run; batches are a function of it and of the step.
-          first_step: steps before it are skipped without being decoded.
+          batch_size: images of a batch over all processes.
+          num_epochs: epochs of the whole run.
+          seed: seed of the run; a batch is a function of the seed and the step.
+          first_step: earlier steps are skipped without being decoded.
           rows: this process's share of every batch.
 
         Yields:
@@ -71,38 +86,43 @@ class Dataset(abc.ABC):
         if first_step >= steps * num_epochs:
             return
         labels = self.labels['train']
-        epochs = [
-            epoch_order(seed, epoch, labels, self.max_images_per_class)
-            for epoch in range(first_step // steps, num_epochs)
-        ]
-        # One plan for all epochs, so that reading ahead does not stop where an epoch ends.
-        plan, flips = (
-            np.concatenate([e[i][: steps * batch_size] for e in epochs])
-            .reshape(-1, batch_size)[first_step % steps :, rows]
-            .copy()
-            for i in (0, 1)
-        )
-        share = plan.shape[1]
-        for chosen, flip, image in zip(
-            plan, flips, self.images('train', plan.reshape(-1), share), strict=True
-        ):
-            image = np.where(flip[:, None, None, None], image[:, :, ::-1], image)
-            yield {'image': image, 'label': labels[chosen]}
+        share = len(range(batch_size)[rows])
+        drawn: collections.deque[tuple[np.ndarray, np.ndarray]] = collections.deque()
+
+        def parts() -> Iterator[np.ndarray]:
+            # One stream of images for all epochs, so that reading ahead does not stop at the end of an epoch.
+            # An epoch is drawn when the reader reaches it: a plan of all epochs can exceed the memory.
+            for epoch in range(first_step // steps, num_epochs):
+                first = first_step % steps if epoch == first_step // steps else 0
+                order, flip = (
+                    x[: steps * batch_size].reshape(steps, batch_size)[first:, rows]
+                    for x in epoch_order(seed, epoch, labels, self.max_images_per_class)
+                )
+                drawn.append((order, flip))
+                yield order.reshape(-1)
+
+        images = self.read('train', parts(), share)
+        for image in images:
+            order, flip = drawn.popleft()
+            for i in range(len(order)):
+                image = image if i == 0 else next(images)
+                image = np.where(flip[i][:, None, None, None], image[:, :, ::-1], image)
+                yield {'image': image, 'label': labels[order[i]]}
 
     def evaluation_batches(
         self, split: str, batch_size: int, rows: slice = slice(None), chosen: np.ndarray | None = None
     ) -> Iterator[Batch]:
-        """Yields every image of `split`, or the chosen ones, once and in order, the last batch padded.
+        """Yields every image of `split`, or the chosen ones, once and in order; the last batch is padded.
 
         Yields:
-          {'image': uint8 [batch, H, W, 3], 'mask': bool [batch]}; mask is False on padding. Image i of them
-          is row i % batch_size of batch i // batch_size.
+          {'image': uint8 [batch, H, W, 3], 'mask': bool [batch]}; mask is False on padding. Image i is row
+          i % batch_size of batch i // batch_size.
         """
         chosen = np.arange(len(self.labels[split])) if chosen is None else chosen
         size = len(chosen)
         plan = np.arange(-(-size // batch_size) * batch_size).reshape(-1, batch_size)[:, rows]
         mask = plan < size
-        # Padding repeats the last image: cheap to read, and of the right shape.
+        # Padding repeats the last image, which is cheap to read and has the right shape.
         indices = chosen[np.minimum(plan, size - 1)]
         images = self.images(split, indices.reshape(-1), plan.shape[1])
         for image, real in zip(images, mask, strict=True):
@@ -110,7 +130,7 @@ class Dataset(abc.ABC):
 
 
 def images_per_epoch(labels: np.ndarray, max_images_per_class: int = 0) -> int:
-    """Returns how many images `epoch_order` yields in each epoch."""
+    """Returns the number of images that `epoch_order` gives in each epoch."""
     if not max_images_per_class:
         return len(labels)
     return int(np.minimum(np.bincount(labels), max_images_per_class).sum())
@@ -119,16 +139,16 @@ def images_per_epoch(labels: np.ndarray, max_images_per_class: int = 0) -> int:
 def epoch_order(
     seed: int, epoch: int, labels: np.ndarray, max_images_per_class: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one epoch: which image comes when, and which are mirrored.
+    """Draws the order of one epoch, and the images that it mirrors.
 
     Args:
-      seed: of the run.
-      epoch: counted from 0.
+      seed: seed of the run.
+      epoch: number of the epoch, from 0.
       labels: int [images]; class of each training image.
-      max_images_per_class: at most so many images of a class, drawn anew each epoch; 0 takes all.
+      max_images_per_class: images of a class at most; each epoch draws its own. 0 takes all.
 
     Returns:
-      order: int64 [n]; every image once (or the epoch's choice of at most N a class), shuffled.
+      order: int64 [n]; every image once (or the epoch's choice of each class), shuffled.
       flip: bool [n]; whether that image is mirrored left to right.
     """
     rng = np.random.default_rng((seed, epoch))

@@ -1,6 +1,6 @@
-"""A dataset held in memory as numpy arrays: for machines without tensorflow, for tests, and as the cache."""
+"""A dataset in memory as numpy arrays, for machines without tensorflow and for tests."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -11,10 +11,10 @@ class ArrayDataset(Dataset):
     """Decoded images in memory.
 
     Args:
-      name: as tables show it.
+      name: the dataset's name, as tables show it.
       images: split -> uint8 [n, height, width, 3].
-      labels: split -> int [n]. Training labels may be any integers; they are numbered from 0 here.
-      mean, std: RGB in 0..1; measured on the training images where not given.
+      labels: split -> int [n]. Training labels may be any integers; this class numbers them from 0.
+      mean, std: float [3]; RGB in 0..1. None: measured on the training images.
     """
 
     def __init__(
@@ -38,10 +38,11 @@ class ArrayDataset(Dataset):
             mean, std = color_statistics(self._images['train'])
         self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
-    def images(self, split: str, indices: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-        """See `Dataset.images`."""
-        for start in range(0, len(indices), batch_size):
-            yield self._images[split][indices[start : start + batch_size]]
+    def read(self, split: str, parts: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+        """See `Dataset.read`."""
+        for part in parts:
+            for start in range(0, len(part), batch_size):
+                yield self._images[split][part[start : start + batch_size]]
 
 
 def color_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -171,7 +171,8 @@ def images(paths: Iterable[str | Path], size: int) -> np.ndarray:
 
 def image(encoded: bytes, name: str, size: int) -> np.ndarray:
     """Returns the picture in these bytes, uint8 [size, size, 3]; raises UserError for a bad one."""
-    return _resizer(size)(np.asarray(decode.open_picture(encoded, name)[0]))
+    with decode.opened(encoded, name) as (picture, _):
+        return _resizer(size)(np.asarray(picture))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -193,17 +194,17 @@ def _read(file: Found, known: str, resize: Callable[[np.ndarray], np.ndarray]) -
     if problem:
         return Photograph(path, label, problem=problem)
     try:
-        encoded = Path(path).read_bytes()
-    except OSError as error:
-        return Photograph(path, label, problem=f'{path}: {error.strerror}')
+        encoded = decode.read_file(path)
+    except UserError as error:
+        return Photograph(path, label, problem=str(error))
     sha256 = hashlib.sha256(encoded).hexdigest()
     if sha256 == known:
         return Photograph(path, label, sha256)
     try:
-        picture, _ = decode.open_picture(encoded, path)
+        with decode.opened(encoded, path) as (picture, _):
+            return Photograph(path, label, sha256, *picture.size, resize(np.asarray(picture)))
     except UserError as error:
         return Photograph(path, label, sha256, problem=str(error))
-    return Photograph(path, label, sha256, *picture.size, resize(np.asarray(picture)))
 
 
 @functools.cache
@@ -212,7 +213,7 @@ def _resizer(size: int) -> Callable[[np.ndarray], np.ndarray]:
     import_tensorflow()
     import tensorflow as tf
 
-    from sreml_jax.data.pipeline import resized
+    from sreml_jax.data.tf_pictures import resized
 
     signature = tf.TensorSpec([None, None, 3], tf.uint8)
     function = tf.function(lambda picture: resized(picture, size)).get_concrete_function(signature)

@@ -1,8 +1,9 @@
 """Prepared records to batches of decoded images, through tf.data."""
 
 import atexit
+import collections
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,20 +13,20 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from ml_collections import ConfigDict
 
-from sreml_jax.data import decode
+from sreml_jax.data import decode, tf_pictures
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.data.sources.builder import RetrievalBuilder
 from sreml_jax.model.weights import torchvision
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import RunError, UserError
 
-tf.config.set_visible_devices([], 'GPU')  # they are JAX's
+_READ = 64  # records at a time
 
 
 class _Running:
-    """An iterator over a tf.data dataset that is stopped before the interpreter ends.
+    """An iterator over a tf.data dataset that stops before the interpreter ends.
 
-    Its threads call back into Python; one that does so while the interpreter is taken down hangs the process.
+    Its threads call Python; a call while the interpreter shuts down would hang the process.
     """
 
     _all: ClassVar['weakref.WeakSet[_Running]'] = weakref.WeakSet()
@@ -44,14 +45,14 @@ atexit.register(_Running.stop_all)
 
 
 class TfdsDataset(Dataset):
-    """A prepared dataset: images are decoded as they are asked for, and kept in memory where they fit.
+    """A prepared dataset: decodes an image when it is needed, and keeps all in memory if they fit.
 
     Args:
-      builder: of a prepared dataset.
-      config: of the run.
+      builder: builder of a prepared dataset.
+      config: config of the run.
 
     Raises:
-      UserError: bounding boxes are asked for of a dataset that has none.
+      UserError: the config asks for bounding boxes, and the dataset has none.
     """
 
     def __init__(self, builder: RetrievalBuilder, config: ConfigDict):
@@ -88,32 +89,32 @@ class TfdsDataset(Dataset):
                 for split, x in self.labels.items()
             }
 
-    def images(self, split: str, indices: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-        """See `Dataset.images`. Raises RunError, naming the file, where a record can't be decoded."""
+    def read(self, split: str, parts: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+        """See `Dataset.read`. Raises RunError, which names the file, for a record that cannot be decoded."""
         if self._kept is None:
-            yield from self._records.batches(split, indices, batch_size)
+            yield from self._records.batches(split, parts, batch_size)
             return
         kept, ready = self._kept[split]
-        # An image is decoded when it first comes up, so that no run waits for all of them.
-        first = np.sort(np.unique(indices, return_index=True)[1])
-        first = first[~ready[indices[first]]]
-        decoded = self._records.batches(split, indices[first], 1)
-        for start in range(0, len(indices), batch_size):
-            chosen = indices[start : start + batch_size]
-            new = indices[first[np.searchsorted(first, start) : np.searchsorted(first, start + batch_size)]]
-            for index in new:
-                kept[index] = next(decoded)[0]
-            ready[new] = True
-            yield kept[chosen]
+        for part in parts:
+            # An image is decoded when it first comes up, so that no run waits for all of them.
+            first = np.sort(np.unique(part, return_index=True)[1])
+            first = first[~ready[part[first]]]
+            decoded = self._records.batches(split, [part[first]], 1)
+            for start in range(0, len(part), batch_size):
+                here = slice(*np.searchsorted(first, (start, start + batch_size)))
+                for index in part[first[here]]:
+                    kept[index] = next(decoded)[0]
+                    ready[index] = True
+                yield kept[part[start : start + batch_size]]
 
 
 class Records:
     """The records of a prepared dataset, read in any order and decoded in parallel.
 
     Args:
-      builder: of a prepared dataset.
-      size: pixels of both sides of the images made.
-      crop: whether the images are cut to their boxes.
+      builder: builder of a prepared dataset.
+      size: height and width of the decoded images, in pixels.
+      crop: whether images are cut to their boxes.
     """
 
     def __init__(self, builder: RetrievalBuilder, size: int, crop: bool):
@@ -123,29 +124,30 @@ class Records:
         self._features = builder.info.features
         self._size = size
         self._crop = crop
-        # Traced once, not for every pass.
+        # Traced once for all passes.
         self._decode = tf.function(self._image, input_signature=[tf.TensorSpec([], tf.string)])
 
-    def batches(self, split: str, indices: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-        """Yields uint8 [<= batch_size, size, size, 3] in the order of `indices`; see `TfdsDataset.images`."""
-        if not len(indices):
-            return
+    def batches(self, split: str, parts: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+        """Yields uint8 [<= batch_size, size, size, 3] in the order of the parts; see `TfdsDataset.read`."""
         try:
             source = ArrayRecordDataSource(self._files[split])
         except RuntimeError as error:
             raise self._damaged(split, f'the records of {split} cannot be read: {error}') from error
+        ahead: collections.deque[int] = collections.deque()  # indices that are drawn and not yet yielded
 
-        def read(chosen: np.ndarray) -> np.ndarray:
-            return np.array(source.__getitems__(chosen.tolist()), object)
+        def records() -> Iterator[np.ndarray]:
+            for part in parts:
+                for start in range(0, len(part), _READ):
+                    chosen = part[start : start + _READ].tolist()
+                    ahead.extend(chosen)
+                    yield np.array(source.__getitems__(chosen), object)
 
         options = tf.data.Options()
         options.deterministic = True
         options.threading.private_threadpool_size = machine.cores()
         options.threading.max_intra_op_parallelism = 1  # images go in parallel, not parts of one
         batches = (
-            tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
-            .batch(64)  # records read at once
-            .map(lambda chosen: tf.ensure_shape(tf.numpy_function(read, [chosen], tf.string), [None]))
+            tf.data.Dataset.from_generator(records, output_signature=tf.TensorSpec([None], tf.string))
             .unbatch()
             .map(self._decode, num_parallel_calls=machine.cores())
             .batch(batch_size)
@@ -153,43 +155,34 @@ class Records:
             .with_options(options)
         )
         running = _Running(batches)
-        for start in range(0, len(indices), batch_size):
+        while True:
             try:
-                batch = next(running.iterator)
+                batch = next(running.iterator, None)
             except tf.errors.OpError as error:
-                chosen = [int(i) for i in indices[start : start + batch_size]]
+                chosen = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
                 raise self._damaged(split, self._culprit(source, split, chosen)) from error
+            if batch is None:
+                return
+            for _ in range(len(batch)):
+                ahead.popleft()
             yield batch
 
     def _image(self, record: tf.Tensor) -> tf.Tensor:
         """Decodes one record to uint8 [size, size, 3]."""
         example = self._features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})
-        encoded = example['image']
-        left, top, right, bottom = tf.unstack(example['box'])
+        encoded, box = example['image'], example['box'] if self._crop else None
 
-        def jpeg() -> tf.Tensor:
-            # Preparation saw that the file is whole; a missing end marker is all that can be truncated.
-            as_pil = {'channels': 3, 'dct_method': 'INTEGER_ACCURATE', 'try_recover_truncated': True}
-            if not self._crop:
-                return tf.io.decode_jpeg(encoded, **as_pil)
-            return tf.io.decode_and_crop_jpeg(encoded, [top, left, bottom - top, right - left], **as_pil)
-
-        def png() -> tf.Tensor:
-            return crop(tf.io.decode_png(encoded, channels=3))
+        def plain() -> tf.Tensor:
+            return tf_pictures.decoded(encoded, box)
 
         def other() -> tf.Tensor:
-            return crop(
-                tf.numpy_function(lambda e: np.asarray(decode.open_picture(e, '')[0]), [encoded], tf.uint8)
-            )
+            return tf_pictures.cropped(tf.numpy_function(_by_pil, [encoded], tf.uint8), box)
 
-        def crop(picture: tf.Tensor) -> tf.Tensor:
-            return picture[top:bottom, left:right] if self._crop else picture
-
-        picture = tf.cond(example['plain'], lambda: tf.cond(tf.io.is_jpeg(encoded), jpeg, png), other)
-        return resized(tf.ensure_shape(picture, [None, None, 3]), self._size)
+        picture = tf.cond(example['plain'], plain, other)
+        return tf_pictures.resized(tf.ensure_shape(picture, [None, None, 3]), self._size)
 
     def _culprit(self, source: ArrayRecordDataSource, split: str, chosen: list[int]) -> str:
-        """Returns which of the chosen records can't be read or decoded, and why."""
+        """Returns which of the chosen records cannot be read or decoded, and why."""
         for index in chosen:
             try:
                 [record] = source.__getitems__([index])
@@ -205,18 +198,11 @@ class Records:
 
     def _damaged(self, split: str, what: str) -> RunError:
         folder = Path(self._files[split][0]).parent
-        return RunError(f'{what}; the prepared copy is damaged: remove {folder}, and it is made anew')
+        return RunError(
+            f'{what}; the prepared copy is damaged: remove {folder}, and the next run makes it again'
+        )
 
 
-def resized(picture: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes uint8 [height, width, 3] to [size, size, 3], antialiased bilinear, rounded: PIL's BILINEAR."""
-    smaller = tf.reduce_any(tf.shape(picture)[:2] > size)
-    pixels = tf.cond(
-        smaller,
-        lambda: tf.image.resize(picture, (size, size), antialias=True),
-        # Nothing to antialias; this takes half the time.
-        lambda: tf.raw_ops.ResizeBilinear(images=picture[None], size=(size, size), half_pixel_centers=True)[
-            0
-        ],
-    )
-    return tf.cast(tf.ensure_shape(pixels, [size, size, 3]) + 0.5, tf.uint8)
+def _by_pil(encoded: bytes) -> np.ndarray:
+    with decode.opened(encoded, 'a record') as (picture, _):
+        return np.asarray(picture)

@@ -64,6 +64,28 @@ def test_a_resumed_run_sees_what_the_whole_one_would(dataset, first):
         assert (a['image'] == b['image']).all() and (a['label'] == b['label']).all()
 
 
+def test_epochs_are_drawn_when_they_are_reached(dataset, monkeypatch):
+    drawn = []
+    draw = order.epoch_order
+    monkeypatch.setattr(
+        order, 'epoch_order', lambda seed, epoch, *a: drawn.append(epoch) or draw(seed, epoch, *a)
+    )
+    batches = dataset.train_batches(5, num_epochs=2**31, seed=1)
+    for _ in range(9):
+        next(batches)
+    assert drawn == [0, 1, 2]
+    resumed = dataset.train_batches(5, 2**31, seed=1, first_step=4 * 2**30 + 1)
+    next(resumed)
+    assert drawn[3:] == [2**30]
+
+
+def test_one_stream_of_images_goes_over_the_ends_of_epochs(dataset, monkeypatch):
+    streams = []
+    read = dataset.read
+    monkeypatch.setattr(dataset, 'read', lambda *a: streams.append(a) or read(*a))
+    assert len(list(dataset.train_batches(5, 3, seed=1))) == 12 and len(streams) == 1
+
+
 def test_processes_share_a_batch(dataset):
     shares = (slice(0, 2), slice(2, 4))
     whole = list(dataset.train_batches(4, 2, seed=3))

@@ -8,12 +8,14 @@ import tarfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from support import pictures
 from support.paths import SHARED
 
 from sreml_jax import data
 from sreml_jax.configs import default
+from sreml_jax.data import tf_pictures
 from sreml_jax.data.pipeline import TfdsDataset
 from sreml_jax.data.sources.builder import Example, RetrievalBuilder
 from sreml_jax.runtime.errors import RunError
@@ -188,7 +190,13 @@ def test_in_memory_each_image_is_decoded_once(tmp_path, config, monkeypatch):
     dataset = data.load(config)
     asked = []
     batches = dataset._records.batches
-    monkeypatch.setattr(dataset._records, 'batches', lambda s, i, b: asked.extend(i) or batches(s, i, b))
+
+    def counted(split, parts, size):
+        for part in parts:
+            asked.extend(part)
+            yield from batches(split, [part], size)
+
+    monkeypatch.setattr(dataset._records, 'batches', counted)
     assert sum(1 for _ in dataset.train_batches(5, 4, 0)) == 16
     decoded(dataset)
     assert sorted(asked) == list(range(20))
@@ -214,6 +222,37 @@ def test_colors_are_imagenets_where_weights_are_loaded(tmp_path, config):
     config.update(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))  # a dataset's own
     dataset = data.load(config)
     np.testing.assert_allclose([dataset.mean, dataset.std], [config.mean, config.std], rtol=1e-6)
+
+
+@pytest.mark.parametrize('skip', [False, True])
+def test_what_preparation_accepts_training_decodes(tmp_path, config, skip):
+    """PNGs cut short behind their first frame or pixels, which PIL reads and tensorflow refuses."""
+    pictures.write_classes(tmp_path / 'data', 2, 1)
+    shown = pictures.quarters()
+    first_frame = pictures.animated_png(shown)
+    first_frame = first_frame[: first_frame.index(b'fdAT') + 10]
+    whole = pictures.encoded(shown)
+    files = {
+        'animated.png': first_frame,
+        'no_end.png': whole[:-12],
+        'wide.png': pictures.blank_png(65_535, 2),
+    }
+    for name, content in files.items():
+        (tmp_path / 'data' / 'class00' / name).write_bytes(content)
+    config.skip_unreadable = skip
+    dataset = data.load(config)
+    images = decoded(dataset)
+    assert len(images) == 1 + len(files) and not dataset.notes
+    for image in images[[1, 2]]:
+        assert np.abs(image - as_pil(shown, 32)).mean() < 0.5
+    assert (images[3] == 0).all()
+
+
+def test_wide_pictures_are_resized_as_pil_does():
+    for i, (width, height) in enumerate(((20_000, 30), (12_000, 400), (30, 20_000))):
+        pixels = np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)
+        image = tf_pictures.resized(tf.constant(pixels), 32).numpy()
+        assert np.abs(image - as_pil(pixels, 32)).max() <= 1
 
 
 def test_a_damaged_record_is_named(tmp_path, config):

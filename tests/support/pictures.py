@@ -49,7 +49,7 @@ def write_classes(folder: Path, classes: int, images: int, kind: str = 'png') ->
 def write_kinds(folder: Path) -> dict[str, np.ndarray]:
     """Writes one picture of each kind; returns what each shows, uint8 [height, width, 3], by file name.
 
-    Of lossless kinds the pixels are exact.
+    The pixels of lossless kinds are exact.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown = quarters()
@@ -108,6 +108,28 @@ def write_broken(folder: Path) -> list[str]:
     return list(broken)
 
 
+def blank_png(width: int, height: int) -> bytes:
+    """Returns a black PNG of 1-bit pixels, made row by row: sizes that no test could hold as pixels."""
+    packer = zlib.compressobj(1)
+    rows = [packer.compress(bytes(1 + -(-width // 8))) for _ in range(height)]
+    return _png(struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0), b''.join([*rows, packer.flush()]))
+
+
+def jpeg_of_scans(pixels: np.ndarray, scans: int) -> bytes:
+    """Returns a progressive JPEG that repeats its last scan until it has that many."""
+    jpeg = encoded(pixels, 'JPEG', progressive=True)
+    last, end = jpeg.rindex(b'\xff\xda'), jpeg.rindex(b'\xff\xd9')
+    return jpeg[:last] + jpeg[last:end] * (scans + 1 - jpeg.count(b'\xff\xda')) + jpeg[end:]
+
+
+def animated_png(pixels: np.ndarray) -> bytes:
+    """Returns a PNG of two frames."""
+    frames = [Image.fromarray(pixels), Image.fromarray(pixels[::-1].copy())]
+    file = io.BytesIO()
+    frames[0].save(file, 'PNG', save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
 def _exif(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -117,17 +139,14 @@ def _exif(orientation: int) -> Image.Exif:
 def _rgb16_png(pixels: np.ndarray) -> bytes:
     """Encodes uint16 [height, width, 3], which PIL itself cannot, by the PNG specification."""
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
-        )
-
     height, width, _ = pixels.shape
     rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in pixels)
-    header = struct.pack('>IIBBBBB', width, height, 16, 2, 0, 0, 0)
-    return (
-        b'\x89PNG\r\n\x1a\n'
-        + chunk(b'IHDR', header)
-        + chunk(b'IDAT', zlib.compress(rows))
-        + chunk(b'IEND', b'')
+    return _png(struct.pack('>IIBBBBB', width, height, 16, 2, 0, 0, 0), zlib.compress(rows))
+
+
+def _png(header: bytes, data: bytes) -> bytes:
+    chunks = ((b'IHDR', header), (b'IDAT', data), (b'IEND', b''))
+    return b'\x89PNG\r\n\x1a\n' + b''.join(
+        struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+        for kind, content in chunks
     )

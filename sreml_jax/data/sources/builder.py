@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from ml_collections import ConfigDict
 
-from sreml_jax.data import decode
+from sreml_jax.data import decode, tf_pictures
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
 
@@ -85,7 +85,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
     def encoded(self, example: Example) -> bytes:
         """Returns the picture's file as found; a builder that draws its images overrides this."""
-        return example.path.read_bytes()
+        return decode.read_file(example.path)
 
     def fingerprint(self) -> str:
         """Returns the name of this state of the source."""
@@ -213,17 +213,17 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         name = self._file_name(example)
         try:
             encoded = self.encoded(example)
-            picture, plain = decode.open_picture(encoded, name)
-        except OSError as error:
-            return {}, f'{name}: {error.strerror}'
+            with decode.opened(encoded, name) as (picture, plain):
+                width, height = picture.size
+                histogram = picture.histogram()
         except UserError as error:
             return {}, str(error)
-        width, height = picture.size
         levels = np.arange(256) / 255
-        shares = np.reshape(picture.histogram(), (3, 256)) / (width * height)
+        shares = np.reshape(histogram, (3, 256)) / (width * height)
         return {
             'image': encoded,
-            'plain': plain,
+            # Training decodes plain pictures by tensorflow, which refuses some that PIL reads.
+            'plain': plain and tf_pictures.reads(encoded, width, height),
             'box': decode.clipped(example.box or (0, 0, width, height), width, height),
             'file_name': name,
             'width': width,
