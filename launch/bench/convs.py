@@ -3,7 +3,7 @@
 python launch/bench convs                                               all four, 48 members, 256x256
 python launch/bench convs --backbones=resnet18 --members=4 --size=128   what a CPU can bear
 
-`sreml_jax/model/choice.py` is written from these figures. Forward and both gradients are timed apart,
+`sreml_jax/model/conv/choice.py` is written from these figures. Forward and both gradients are timed apart,
 since 'auto' chooses for each.
 """
 
@@ -83,7 +83,7 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
         f'output {size[0]}x{size[1]}' + (', shared images' if len(x_shape) == 4 else ''),
         'x': x_shape, 'w': w_shape, 'strides': geometry.strides, 'groups': geometry.groups, 'gflop': gflop,
     }  # fmt: skip
-    kind = w_shape[0], size, w_shape[1:3], geometry.groups, len(x_shape) == 4
+    kind = w_shape[0], size, w_shape[1:], geometry.strides[0], geometry.groups, len(x_shape) == 4
     for product in PRODUCTS:
         seconds = alternate(
             {name: run(name, product, x, w, dy, geometry) for name in algorithms}, args.repeats

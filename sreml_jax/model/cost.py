@@ -114,7 +114,7 @@ def _winograd(layer: Layer, batch: int, algorithm: str) -> int:
     if algorithm != 'auto' and layer.path[0] == 'trunk':  # XLA's own convolution then, see `Ensemble`
         return 0
     if algorithm == 'auto':
-        kind = layer.copies, size, kernel, layer.groups, layer.shared
+        kind = layer.copies, size, layer.kernel, layer.stride, layer.groups, layer.shared
         algorithm = choice.choose(jax.default_backend(), 'kernel_gradient', *kind)
     if algorithm != 'winograd' or kernel != (3, 3):
         return 0

@@ -3,14 +3,34 @@
 The rules for a CPU were measured on single convolutions of 2 to 8 members, batch 12, on 2 busy cores (AVX2,
 float32, jax 0.10.2): the order of the algorithms is sure where they differ much, not where they are close.
 'taps' was measured in whole steps (6 members of resnet18, width 64, 48x48 images, batch 32: 1.00 s against
-1.19 s
-with 'matmul' in its place). No GPU was at hand: its rules follow from arithmetic (tiles that fill the chip
-against patches written and read) and are NOT measured; one member is left to XLA, as any network.
-`python launch/bench.py convs` measures both.
+1.19 s with 'matmul' in its place).
+
+The rules for a GPU were measured on an H100 on 2026-11-27: 48 members, batch 12, bfloat16, milliseconds for
+forward | input gradient | kernel gradient.
+
+    convolution               pixels/channels   grouped              matmul
+    3x3   128 -> 128, 32x32   8                 0.51   0.50   0.51   1.37   1.07   1.36
+    3x3   256 -> 256, 16x16   1                 0.44   0.43   1.06   0.74   0.59   0.73
+    3x3   512 -> 512, 8x8     1/8               1.79   1.36   1.22   0.48   0.40   0.48
+    3x3/2 128 -> 256, 16x16                     1.10   1.73   1.42   0.39   0.44   0.40
+    3x3/2 256 -> 512, 8x8                       1.26   1.22   0.88   0.26   0.28   0.26
+    1x1/2 128 -> 256, 16x16                     1.48   1.34   2.02   0.09   0.16   0.09
+    1x1/2 256 -> 512, 8x8                       1.04   1.17   1.25   0.08   0.10   0.07
+
+'unrolled' won nowhere: one launch a member fills a fraction of the card. Everything else follows from these
+rows and is NOT MEASURED: other sizes and widths, 1x1 convolutions of stride 1, float32, other batch sizes and
+other GPUs. Groups of channels (ResNeXt) are NOT MEASURED either: 'grouped' is one convolution in members x
+groups groups; of the candidates it moves the fewest bytes and compiles to the fewest kernels for an H100.
+`python launch/bench convs` measures both kinds of device.
 """
+
+import math
 
 # Pixels: where XLA's CPU convolution leaves its fast path, and Winograd's tiles are mostly border.
 SMALL = 4
+
+# On a GPU: the fewest pixels of the output for each channel of the input at which 'grouped' wins.
+GROUPED_FROM = {'forward': 1, 'input_gradient': 1, 'kernel_gradient': 2}
 
 
 def choose(
@@ -19,6 +39,7 @@ def choose(
     members: int,
     size: tuple[int, ...],
     kernel: tuple[int, ...],
+    stride: int,
     groups: int,
     shared: bool,
 ) -> str:
@@ -29,19 +50,19 @@ def choose(
       product: 'forward', 'input_gradient' or 'kernel_gradient'.
       members: how many kernels; 1 for the trunk.
       size: height and width of the output.
-      kernel: height and width of the kernel.
+      kernel: height and width of the kernel, channels / groups, and features.
+      stride: of height and width.
       groups: of channels within a member.
       shared: all members read the same images.
     """
-    small = min(size) <= SMALL
+    window = kernel[:2]
     if platform == 'cpu':
-        if max(kernel) > 3:
+        if max(window) > 3:
             return 'unrolled'
-        return 'taps' if small or kernel != (3, 3) else 'winograd'
-    # None of these is measured. Shared images are one dense convolution, to the features of all members.
-    if members == 1 or (shared and groups == 1):
+        return 'taps' if min(size) <= SMALL or window != (3, 3) else 'winograd'
+    # One member is left to XLA, as any network. Shared images are one dense convolution.
+    if members == 1 or groups > 1 or shared:
         return 'grouped'
-    if groups > 1:
-        return 'unrolled'
-    # One large matrix product a member fills a GPU for big images, a batch of them for small.
-    return 'matmul' if kernel == (1, 1) or min(size) <= 16 else 'unrolled'
+    if window == (1, 1) or stride > 1:
+        return 'matmul'
+    return 'grouped' if math.prod(size) >= GROUPED_FROM[product] * kernel[2] else 'matmul'

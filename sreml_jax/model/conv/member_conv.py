@@ -136,6 +136,6 @@ convolve_members.defvjp(_members_forward, _members_backward)
 def _algorithm(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str) -> Algorithm:
     if algorithm == 'auto':
         size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
-        kind = len(w), size, w.shape[1:3], geometry.groups, is_shared(x)
+        kind = len(w), size, w.shape[1:], geometry.strides[0], geometry.groups, is_shared(x)
         algorithm = choice.choose(jax.default_backend(), product, *kind)
     return ALGORITHMS[algorithm]

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from sreml_jax.model.conv import choice, member_conv
+from sreml_jax.model.conv import member_conv
 from sreml_jax.model.conv.algorithms import ALGORITHMS
 
 MEMBERS = 3
@@ -230,7 +230,7 @@ def test_under_remat():
     close(products(jax.checkpoint(conv), x, w, False), products(conv, x, w, False), 1e-6)
 
 
-def test_unknown_way_lists_the_known_ones():
+def test_unknown_algorithm_lists_the_known_ones():
     x, w = operands(1, 1, True, (2, 2))
     with pytest.raises(
         ValueError, match="'fast'; it must be one of auto, grouped, unrolled, matmul, taps, winograd"
@@ -245,17 +245,7 @@ def test_what_members_do_not_need_is_refused(extra):
         member_conv.conv(x, w[0], (1, 1), **extra)
 
 
-def test_auto_names_a_way_for_every_device_and_shape():
-    asked = itertools.product(
-        ('cpu', 'gpu', 'tpu'), ('forward', 'input_gradient', 'kernel_gradient'), (1, 48),
-        ((1, 1), (2, 2), (16, 16), (64, 64)), ((1, 1), (3, 3), (7, 7)), (1, 32), (False, True),
-    )  # fmt: skip
-    assert {choice.choose(*a) for a in asked} <= set(ALGORITHMS)
-
-
-def test_a_gpu_makes_one_dense_convolution_of_shared_images():
-    case = ('gpu', 'forward', 48, (64, 64), (3, 3), 1)
-    assert choice.choose(*case, shared=True) == 'grouped' != choice.choose(*case, shared=False)
+def test_a_gpu_shares_images_in_one_dense_convolution():
     x, w = operands(3, 1, True, (5, 6))
     conv = functools.partial(
         member_conv.conv, window_strides=(1, 1), padding=[(1, 1)] * 2, algorithm='grouped'
