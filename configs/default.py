@@ -66,7 +66,7 @@ def get_config() -> config_dict.ConfigDict:
     c.compilation_cache = '~/.cache/sreml_jax/xla'  # compiled programs are kept here; '' keeps none
 
     # Checkpoints.
-    c.checkpoint_minutes = 10.0  # save this often, and at the end of every epoch
+    c.checkpoint_minutes = 10.0  # save this often, at the end, and when stopped by a signal
     c.checkpoints_kept = 2  # the newest so many
     c.stall_minutes = 10.0  # stop where the data bring no batch for so long
     c.log_every = 10  # steps between two lines of metrics.jsonl

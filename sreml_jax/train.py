@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals) -> None:
     """Trains to the end of the last epoch, from the newest checkpoint in `workdir` if there is one.
 
+    Saves every config.checkpoint_minutes, at the end, and when a signal asks to stop.
+
     Raises:
       UserError: the dataset, the devices or the checkpoint do not suit the config.
       RunError: numbers are not finite, data stall, or the last state cannot be saved; what was saved before
@@ -57,17 +59,17 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
         for number, (images, labels) in enumerate(on_device(batches, run), first + 1):
             state, metrics = train_step(state, images, labels, meta_table)
             metrics_log.add(number, metrics)
-            late = time.monotonic() - saved > 60 * config.checkpoint_minutes
-            epoch_ends = epochs.ends(number)
-            stop, due = hosts.agree(number, epoch_ends, signals.received, late)
-            if due or stop or epoch_ends:
-                metrics_log.flush()
-                metrics_log.check(number, state)
-                checkpoints.save(state, *start.saved_with(dataset, metrics_log.skipped))
-                saved = time.monotonic()
+            # While a save is under way the next one waits, not the step.
+            late = time.monotonic() - saved > 60 * config.checkpoint_minutes and not checkpoints.saving
+            stop, due = hosts.agree(number, signals.received, late)
             if stop:
                 signals.received = stop
                 break
+            if due:
+                metrics_log.check(number, state)
+                checkpoints.save(state, *start.saved_with(dataset, metrics_log.skipped))
+                saved = time.monotonic()
+        metrics_log.check(number, state)
         checkpoints.save_last(state, *start.saved_with(dataset, metrics_log.skipped))
     signals.leave(f'stopped after step {number} and saved; the same command goes on from there')
 

@@ -68,7 +68,8 @@ def main() -> None:
     parser.add_argument('--image_size', type=int, default=256)
     args = parser.parse_args()
     numbers = [int(n) for n in args.devices.split(',')]
-    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={max(numbers)}'
+    several = f'--xla_force_host_platform_device_count={max(numbers)}'
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {several}'
     os.environ['JAX_PLATFORMS'] = 'cpu'
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 

@@ -20,6 +20,15 @@ STEPS = 5
 FIRST_MOMENT = 0.1  # of Adam after one step: 1 - 0.9 of the gradient
 
 
+def pictures(random, config):
+    """Draws uint8 [batch_size, size, size, 3] of 0 and 255: normalizing them to -1 and 1 rounds nothing.
+
+    The step normalizes in float32, and compilers may do that in several ways.
+    """
+    size = config.image_size
+    return 255 * random.integers(0, 2, (config.batch_size, size, size, 3), dtype=np.uint8)
+
+
 def trajectory(config, dtype='float64'):
     """Returns what a few steps on random images do, on the config's mesh: (losses, gradient, state).
 
@@ -40,14 +49,14 @@ def trajectory(config, dtype='float64'):
         model = run.model.clone(dtype=np.dtype(dtype))
         mean = std = np.full(3, 0.5, np.float32)
         train_step = step.make_train_step(model, adam, run.mesh, mean, std)
-        members, rows, size = config.ensemble_size, config.batch_size, config.image_size
+        members, rows = config.ensemble_size, config.batch_size
         drawn = meta_classes.draw(2 * config.meta_class_size, members, config.meta_class_size, config.seed)
         table = meshes.put_whole(run.mesh, meshes.META_TABLE, drawn)
         put = functools.partial(meshes.put, run.mesh, meshes.IMAGES, rows=rows)
         random = np.random.default_rng(config.seed)
         losses, gradient = [], None
         for _ in range(STEPS):
-            images = random.integers(0, 255, (rows, size, size, 3), dtype=np.uint8)
+            images = pictures(random, config)
             labels = random.integers(0, drawn.shape[1], rows, dtype=np.int32)
             state, metrics = train_step(state, put(images), put(labels), table)
             losses.append(float(metrics['loss']))
@@ -82,7 +91,8 @@ def main() -> None:
     devices = max(data * member for data, member in wanted)
     # Compiling takes most of the time, and what LLVM does for speed most of that.
     quick = '--xla_backend_optimization_level=0'
-    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices} {quick}'
+    several = f'--xla_force_host_platform_device_count={devices}'
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {several} {quick}'
     os.environ['JAX_PLATFORMS'] = 'cpu'
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 

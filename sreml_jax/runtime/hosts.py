@@ -60,15 +60,15 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(number: int, now: bool, stop: int, due: bool) -> tuple[int, bool]:
+def agree(number: int, stop: int, due: bool) -> tuple[int, bool]:
     """Returns (stop, due) after step `number` for all processes alike.
 
-    Several hosts ask each other every `AGREE_STEPS` steps, and `now`, and hold still in between: `stop` is
-    the greatest of any of them, `due` that of the first.
+    Several hosts ask each other every `AGREE_STEPS` steps, and change nothing in between: `stop` is the
+    greatest of all of them, `due` that of the first.
     """
     if jax.process_count() == 1:
         return stop, due
-    if number % AGREE_STEPS and not now:
+    if number % AGREE_STEPS:
         return 0, False
     said = multihost_utils.process_allgather(np.array([stop, due], np.int32))
     return int(said[:, 0].max()), bool(said[0, 1])

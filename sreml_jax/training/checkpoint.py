@@ -1,4 +1,4 @@
-"""Checkpoints of a run, whole or set aside. The only file that touches orbax."""
+"""Checkpoints of a run, complete or set aside. The only file that touches orbax."""
 
 import contextlib
 import itertools
@@ -18,13 +18,15 @@ from orbax.checkpoint import checkpoint_managers
 
 from sreml_jax.runtime import hosts, versions
 from sreml_jax.runtime.errors import RunError, UserError
-from sreml_jax.training import checkpoint_errors, saved_config
+from sreml_jax.training import checkpoint_errors, checksums, saved_config
 from sreml_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
 T = TypeVar('T')
 
 STATE, META_CLASSES, CONFIG, VERSIONS = 'state', 'meta_classes', 'config', 'versions'
+CHECKSUMS = 'checksums'  # checkpoints have them since format 2, which VERSIONS names
+FORMAT = {'checkpoint': '2'}
 PROGRESS = 'place'  # its name on disk since the first checkpoints
 LAST_TRIES = (0, 1, 2, 4, 8)  # seconds before each try to save the last state of a run
 # Not the disk's fault: no memory, or another process that died.
@@ -38,7 +40,8 @@ class _Damaged(Exception):
 class Checkpoints:
     """The checkpoints under one workdir: state, meta-class table, config, progress, package versions.
 
-    They are moved into place when whole. Several hosts call every method alike, and decide alike.
+    They are moved into place when complete, and compared with their checksums when
+    read. Several hosts call every method alike, and decide alike.
 
     Args:
       workdir: of the run; checkpoints lie in its folder 'checkpoints'.
@@ -64,7 +67,9 @@ class Checkpoints:
             single_host_load_and_broadcast=True,
         )
         return ocp.CheckpointManager(
-            self.folder, options=options, item_names=(STATE, META_CLASSES, CONFIG, PROGRESS, VERSIONS)
+            self.folder,
+            options=options,
+            item_names=(STATE, META_CLASSES, CONFIG, PROGRESS, VERSIONS, CHECKSUMS),
         )
 
     def _clean_up(self) -> None:
@@ -87,13 +92,18 @@ class Checkpoints:
         """Returns the steps of the checkpoints, ascending."""
         return sorted(map(int, self._manager.all_steps()))
 
+    @property
+    def saving(self) -> bool:
+        """Whether a save is still under way in the background."""
+        return self._pending is not None and self._manager.is_saving_in_progress()
+
     def save(
         self, state: TrainState, meta_table: np.ndarray, config: ConfigDict, progress: dict[str, Any]
     ) -> None:
-        """Saves in the background; a step that is there already is not saved again.
+        """Saves in the background, after the save before it; a step that is there already is not saved again.
 
-        Where that fails, as on a full disk, a warning says so, at the latest with the next save; the
-        checkpoints before it stay.
+        If that fails, for example on a full disk, a warning says so, at the latest with the next save; the
+        earlier checkpoints stay.
 
         progress: JSON dict: steps_per_epoch, offset, skipped updates, training classes.
         """
@@ -101,12 +111,14 @@ class Checkpoints:
         step = int(state.step)
         if step in self.steps():
             return
+        arrays = dict(vars(state))
+        plain = {CONFIG: config.to_dict(), PROGRESS: progress, VERSIONS: versions.installed() | FORMAT}
+        sums = checksums.of_arrays(arrays) | {name: checksums.of_json(item) for name, item in plain.items()}
+        sums[META_CLASSES] = checksums.of_json(meta_table.tolist())
         items = {
-            STATE: ocp.args.PyTreeSave(dict(vars(state))),
+            STATE: ocp.args.PyTreeSave(arrays),
             META_CLASSES: ocp.args.StandardSave({'table': meta_table}),
-            CONFIG: ocp.args.JsonSave(config.to_dict()),
-            PROGRESS: ocp.args.JsonSave(progress),
-            VERSIONS: ocp.args.JsonSave(versions.installed()),
+            **{name: ocp.args.JsonSave(item) for name, item in (plain | {CHECKSUMS: sums}).items()},
         }
         self._pending = step
         with self._failing():
@@ -191,41 +203,77 @@ class Checkpoints:
 
     def config(self, step: int) -> ConfigDict:
         """Returns the config that the checkpoint was saved with."""
-        return saved_config.restore(
-            self._item(step, CONFIG, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
-        )
+        return self._understood(CONFIG, lambda: saved_config.restore(self._json(step, CONFIG)))
 
     def progress(self, step: int) -> dict[str, Any]:
-        """Returns the progress that the checkpoint was saved with; {} if it has none."""
-        return self._later_item(step, PROGRESS)
+        """Returns the progress that the checkpoint was saved with; {} if it is older than progress is."""
+        return self._understood(PROGRESS, lambda: _progress(self._later_json(step, PROGRESS)))
 
     def versions(self, step: int) -> dict[str, str]:
-        """Returns the versions of the packages that saved the checkpoint; {} where it does not say."""
-        return self._later_item(step, VERSIONS)
+        """Returns the versions of the packages that saved the checkpoint; {} if it does not say."""
+        found = self._later_json(step, VERSIONS)
+        return {name: str(version) for name, version in found.items() if name not in FORMAT}
 
     def meta_table(self, step: int) -> np.ndarray:
         """Returns the meta-class table, int32 [members, classes]."""
         args = ocp.args.StandardRestore()
-        return np.asarray(self._item(step, META_CLASSES, ocp.StandardCheckpointHandler(), args)['table'])
+        table = np.asarray(self._item(step, META_CLASSES, ocp.StandardCheckpointHandler(), args)['table'])
+        self._compare(step, {META_CLASSES: checksums.of_json(table.tolist())})
+        return table
 
     def state(self, step: int, abstract: TrainState) -> TrainState:
         """Returns the state, laid out as the shardings of `abstract` say, whatever mesh saved it."""
-        return TrainState(**self._part(step, dict(vars(abstract))))
+        return TrainState(**self._arrays(step, dict(vars(abstract))))
 
     def variables(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
         """Returns parameters and statistics, without Adam's moments, laid out as `abstract` says."""
-        return self._part(step, abstract)
+        return self._arrays(step, abstract)
 
-    def _part(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+    def _arrays(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
         restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
         args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
-        return self._item(step, STATE, ocp.PyTreeCheckpointHandler(), args)
+        arrays = self._item(step, STATE, ocp.PyTreeCheckpointHandler(), args)
+        self._compare(step, lambda: checksums.of_arrays(arrays))
+        return arrays
 
-    def _later_item(self, step: int, name: str) -> dict[str, Any]:
-        # The first checkpoints did not have it.
-        if _in_any_process(not (self.folder / str(step) / name).exists()):
-            return {}
-        return self._item(step, name, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+    def _later_json(self, step: int, name: str) -> dict[str, Any]:
+        """Returns an item that the first checkpoints did not have, {} then."""
+        if self._has(step, name) or self._has(step, CHECKSUMS):
+            return self._json(step, name)
+        return {}
+
+    def _json(self, step: int, name: str) -> dict[str, Any]:
+        found = self._item(step, name, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+        if not isinstance(found, dict):
+            raise _Damaged(f'{name}: it is a {type(found).__name__}')
+        if name != CHECKSUMS:
+            self._compare(step, {name: checksums.of_json(found)})
+        return found
+
+    def _compare(self, step: int, found: dict[str, int] | Callable[[], dict[str, int]]) -> None:
+        """Raises _Damaged if one of these checksums is not the saved one; older checkpoints have none."""
+        if not self._has(step, CHECKSUMS):
+            if self._has(step, VERSIONS) and FORMAT.keys() <= self._versions_of_format(step):
+                raise _Damaged(f'{CHECKSUMS}: they are gone')
+            return
+        saved = self._json(step, CHECKSUMS)
+        found = found() if callable(found) else found
+        if changed := [name for name, value in found.items() if saved.get(name) != value]:
+            more = f' and {len(changed) - 1} more' if len(changed) > 1 else ''
+            raise _Damaged(f'{changed[0]}{more}: not what was saved')
+
+    def _versions_of_format(self, step: int) -> set[str]:
+        return set(self._item(step, VERSIONS, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()))
+
+    def _has(self, step: int, name: str) -> bool:
+        return not _in_any_process(not (self.folder / str(step) / name).exists())
+
+    def _understood(self, name: str, read: Callable[[], T]) -> T:
+        """Returns what `read` returns; what it cannot understand is damage."""
+        try:
+            return read()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _Damaged(f'{name}: {checkpoint_errors.reason(error)}') from error
 
     def _item(self, step: int, name: str, handler: ocp.CheckpointHandler, args: Any) -> Any:
         # The handler, not the manager: that one makes processes wait for one whose read has failed.
@@ -258,6 +306,16 @@ class Checkpoints:
         if damaged and not self._read_only:
             multihost_utils.sync_global_devices('damaged checkpoints are set aside')
             self._reopen()
+
+
+def _progress(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns the progress; raises ValueError if a part of it has another type than `save` takes."""
+    numbers, classes = ('steps_per_epoch', 'offset', 'skipped'), found.get('classes', [])
+    if any(type(found.get(name, 0)) is not int for name in numbers) or found.get('steps_per_epoch', 1) < 1:
+        raise ValueError('its numbers are no whole numbers')
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError('its classes are no list of names')
+    return found
 
 
 def newest(workdir: Path) -> tuple[Checkpoints, int]:

@@ -51,10 +51,6 @@ class Epochs:
         """Returns the epoch, from 1, that step number `step` belongs to."""
         return (self.done(step) - 1) // self.steps + 1
 
-    def ends(self, step: int) -> bool:
-        """Whether an epoch ends with step number `step`."""
-        return self.done(step) % self.steps == 0
-
     def shifted(self, rate: optax.Schedule) -> optax.Schedule:
         """Returns a schedule over steps of these epochs as one over the run's updates."""
         # Updates that were left out are not counted: there may be fewer than `offset`.

@@ -89,7 +89,8 @@ class MetricsLog:
             self._writer.write(number, {**scalars, **rates, **({'skipped': 1.0} if skipped else {})})
 
     def check(self, number: int, state: step.TrainState) -> None:
-        """Raises RunError where the state after step `number`, which is about to be saved, is not finite."""
+        """Flushes, and raises RunError if the state after step `number`, to be saved now, is not finite."""
+        self.flush()
         trunk, members = step.finite_parts(state)
         if trunk & members.all():
             return

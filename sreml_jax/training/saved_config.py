@@ -24,12 +24,19 @@ def with_normalization(config: ConfigDict, mean: Iterable[float], std: Iterable[
 
 
 def restore(saved: Mapping[str, Any]) -> ConfigDict:
-    """Returns the config of a checkpoint from its JSON; fields that it lacks keep their defaults."""
+    """Returns the config of a checkpoint from its JSON; fields that it lacks keep their defaults.
+
+    Raises:
+      ValueError: a value has another type than its field.
+    """
     config = default.get_config()
-    with config.ignore_type():
-        for field, value in saved.items():
-            if field in config:
-                config[field] = tuple(value) if isinstance(value, list) else value
+    for field, value in saved.items():
+        if field in config:
+            value = tuple(value) if isinstance(value, list) else value
+            known = type(config[field])
+            if type(value) is not known and not (known is float and type(value) is int):
+                raise ValueError(f'{field} is {value!r}')
+            config[field] = value
     return config
 
 

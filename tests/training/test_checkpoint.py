@@ -133,7 +133,7 @@ def test_whatever_file_is_damaged_no_other_numbers_are_read(change, tmp_path):
         except UserError:
             noticed.add(path.parts[0])
         file.write_bytes(content)
-    assert noticed == {'state', 'meta_classes', 'config', 'place', 'versions'}
+    assert noticed == {'state', 'meta_classes', 'config', 'place', 'versions', 'checksums'}
 
 
 def test_where_none_is_whole_a_sentence_says_so_and_nothing_is_moved(tmp_path):
@@ -292,8 +292,71 @@ def test_package_versions_are_kept_and_a_change_is_told_in_one_line(tmp_path, mo
         'packages have changed since this run was last saved: '
         f'python {platform.python_version()} to 4.0, jax {jax.__version__} to 99.1'
     ]
+    remove(tmp_path / 'checkpoints' / '0' / 'checksums')
     remove(tmp_path / 'checkpoints' / '0' / 'versions')  # saved before versions were
     remove(tmp_path / 'checkpoints' / '0' / 'place')  # likewise
     begun, said = going_on()
     assert said == [] and begun.skipped == 0 and begun.epochs.offset == 0
     checkpoints.close()
+
+
+def flip(path: Path, at: int) -> None:
+    """Changes one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[at // 8] ^= 1 << at % 8
+    path.write_bytes(content)
+
+
+def test_no_flipped_bit_in_the_arrays_lets_other_numbers_in(tmp_path, caplog):
+    states = dict(zip((3, 8), saved(tmp_path, 3, 8), strict=True))
+    folder = tmp_path / 'checkpoints' / '8' / 'state' / 'ocdbt.process_0' / 'd'
+    files, random, used = sorted(folder.iterdir()), np.random.default_rng(0), []
+    for number in range(12):
+        path = files[number % len(files)]
+        content = path.read_bytes()
+        flip(path, int(random.integers(8 * len(content))))
+        checkpoints = Checkpoints(tmp_path, read_only=True)
+        step, found = checkpoints.newest_whole(read_all(checkpoints))
+        assert_whole(found, states[step])  # of 8 only if nothing is read from the place of the bit
+        used.append(step)
+        path.write_bytes(content)
+    assert used.count(3) > 6
+    assert 'not what was saved' in caplog.text
+
+
+def test_an_evaluation_notices_a_flipped_bit_in_what_it_restores(tmp_path):
+    saved(tmp_path, 3, 8)
+    folder = tmp_path / 'checkpoints' / '8' / 'state' / 'ocdbt.process_0' / 'd'
+    flip(largest(folder), 8 * (largest(folder).stat().st_size // 2))
+    checkpoints, wanted = Checkpoints(tmp_path, read_only=True), abstract(state_at(0, mesh_of(1))).variables
+    assert checkpoints.newest_whole(lambda step: checkpoints.variables(step, wanted))[0] == 3
+
+
+@pytest.mark.parametrize('item', ['place', 'versions', 'checksums'])
+def test_an_item_that_is_gone_is_damage(item, tmp_path):
+    saved(tmp_path, 3, 8)
+    remove(tmp_path / 'checkpoints' / '8' / item)
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.newest_whole(read_all(checkpoints))[0] == 3
+
+
+def test_a_checkpoint_from_before_checksums_is_restored(tmp_path):
+    (state,) = saved(tmp_path, 5)
+    for item in ('checksums', 'versions', 'place'):
+        remove(tmp_path / 'checkpoints' / '5' / item)
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    _, (config, progress, versions, _, restored) = checkpoints.newest_whole(read_all(checkpoints))
+    assert (config.num_epochs, progress, versions) == (5, {}, {})
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+@pytest.mark.parametrize('item', ['config', 'place', 'versions'])
+@pytest.mark.parametrize('content', ['[]', '7', 'null', '"x"', '{"batch_size": [], "offset": "x"}'])
+@pytest.mark.parametrize('old', [False, True])
+def test_json_of_another_type_is_damage(item, content, old, tmp_path):
+    saved(tmp_path, 3, 8)
+    (tmp_path / 'checkpoints' / '8' / item / 'metadata').write_text(content)
+    if old:
+        remove(tmp_path / 'checkpoints' / '8' / 'checksums')
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.newest_whole(read_all(checkpoints))[0] == 3 or (item, old) == ('versions', True)

@@ -16,13 +16,13 @@ def place(epochs):
 
 def test_the_share_of_epochs_done_stays():
     first = Epochs(6, 10)
-    assert (first.last, first.of(10), first.of(11), first.ends(10), first.ends(11)) == (60, 1, 2, True, False)
+    assert (first.last, first.of(10), first.of(11)) == (60, 1, 2)
     assert Epochs.going_on(6, 10, 25, place(first)) == Epochs.going_on(6, 10, 25, {}) == first
 
     longer = Epochs.going_on(6, 4, 25, place(first))  # the batch is larger: 2.5 epochs are 10 steps
     assert (longer.done(25), longer.last) == (10, 25 + 14)
     assert [longer.of(step) for step in (26, 27, 28)] == [3, 3, 4]
-    assert [step for step in range(25, 40) if longer.ends(step)] == [27, 31, 35, 39]
+    assert [longer.of(step) for step in range(27, 40, 4)] == [3, 4, 5, 6]
 
     shorter = Epochs.going_on(6, 15, 30, place(longer))  # 3.75 epochs are 56.25 steps
     assert (shorter.done(30), shorter.last) == (56, 30 + 90 - 56)
