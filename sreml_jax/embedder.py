@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sreml_jax.data import photographs, prefetch
-from sreml_jax.data.dataset import Dataset
+from sreml_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from sreml_jax.model.weights import torchvision
 from sreml_jax.retrieval import pca
 from sreml_jax.retrieval.pca import PCA
@@ -89,7 +89,7 @@ class Embedder:
                 'config.embedding, config.ensemble_size and config.embedding_dim as configs/pretrained.py '
                 'has them, or name the --workdir of a run'
             )
-        run = Run.of(config).normalized_by(torchvision.MEAN, torchvision.STD)
+        run = Run.of(config).normalized_by(IMAGENET_MEAN, IMAGENET_STD)
         weights = torchvision.read(config.weights, run.model)
         abstract = run.abstract_variables()
         shardings = jax.tree.map(lambda x: x.sharding, abstract)

@@ -8,6 +8,9 @@ import numpy as np
 
 Batch = dict[str, np.ndarray]
 
+# RGB of ImageNet's training images, in 0..1: torchvision's weights expect images normalized by it.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class Dataset(abc.ABC):
     """Images in retrieval splits: 'train', and either 'test' or both 'query' and 'gallery'.

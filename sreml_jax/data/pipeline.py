@@ -14,9 +14,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from ml_collections import ConfigDict
 
 from sreml_jax.data import decode, tf_pictures
-from sreml_jax.data.dataset import Dataset
+from sreml_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from sreml_jax.data.sources.builder import RetrievalBuilder
-from sreml_jax.model.weights import torchvision
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import RunError, UserError
 
@@ -63,7 +62,7 @@ class TfdsDataset(Dataset):
         self.notes = tuple(metadata['notes'])
         self.max_images_per_class = config.max_images_per_class
         pretrained = config.weights != 'none'
-        mean, std = (torchvision.MEAN, torchvision.STD) if pretrained else (metadata['mean'], metadata['std'])
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if pretrained else (metadata['mean'], metadata['std'])
         self.mean = np.asarray(config.mean or mean, np.float32)
         self.std = np.asarray(config.std or std, np.float32)
 

@@ -17,8 +17,6 @@ from sreml_jax.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# RGB of ImageNet's training images, in 0..1: torchvision's weights expect images normalized by it.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PARAMETERS = {
     'kernel': 'weight',
     'scale': 'weight',
