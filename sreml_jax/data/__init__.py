@@ -41,8 +41,8 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
         )
     if config.crop_type not in ('uncropped', 'cropped'):
         raise UserError(f"crop_type is {config.crop_type!r}; it must be 'uncropped' or 'cropped'.")
-    source = Path() if name == 'glyphs' else _source(config)
     import_tensorflow()
+    source = Path() if name == 'glyphs' else _source(config)
     builder = getattr(importlib.import_module(f'sreml_jax.data.sources.{name}'), name.capitalize())(
         source, config
     )
@@ -88,15 +88,17 @@ def summary(config: ConfigDict) -> str:
 def _source(config: ConfigDict) -> Path:
     """Returns the folder of the user's copy: data_dir/<data_name> if there is one, else data_dir.
 
-    Of a user's own images it is data_dir: `folder` may be a class.
+    A user's own images lie in data_dir itself, where `folder` may be a class.
     """
     folder = Path(config.data_dir).expanduser()
     own = folder if config.data_name == 'folder' else folder / config.data_name
     if config.download and not own.is_dir() and not (folder.is_dir() and any(folder.iterdir())):
         return own  # to be made
     source = own if own.is_dir() else folder
-    if not source.is_dir():
-        raise UserError(f'there is no folder {source}; give that of your images as --config.data_dir=DIR')
-    if not any(source.iterdir()):
-        raise UserError(f'the folder {source} is empty; put your copy of {config.data_name} there.')
-    return source
+    if source.is_dir() and any(source.iterdir()):
+        return source
+    fault = f'the folder {source} is empty' if source.is_dir() else f'there is no folder {source}'
+    if config.data_name == 'folder':
+        raise UserError(f'{fault}; give that of your images as --config.data_dir=DIR')
+    advice = importlib.import_module(f'sreml_jax.data.sources.{config.data_name}').ADVICE
+    raise UserError(f'{fault}, in which {config.data_name} could lie: {advice}')

@@ -4,8 +4,8 @@ import tensorflow as tf
 
 tf.config.set_visible_devices([], 'GPU')  # they are JAX's
 
-# tensorflow resizes vertically first, for which it holds float32 [size, width, 3]. A wider picture than this
-# is resized on its side, so that no picture within the bounds of `decode` needs more than a square one.
+# tensorflow resizes vertically first, and holds float32 [size, width, 3] for it. A wider picture than this is
+# resized on its side, so that no picture within the bounds of `decode` needs more than a square one.
 _WIDE = 11_000
 
 

@@ -99,7 +99,7 @@ from sreml_jax.data import decode, photographs
 photographs.image(pictures.blank_png(300, 300), 'x', 256)
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-encoded, before = pictures.blank_png(65_535, 1_800), peak()
+encoded, before = pictures.blank_png(65_535, 600), peak()
 photographs.image(encoded, 'x', 256)
 print(peak() - before)
 """

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from sreml_jax.data import decode, tf_pictures
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
       UserError: no copy of the dataset lies there, or images of it are missing and `allow_missing` is off.
     """
 
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version('1.1.0')
+    BENCHMARK: ClassVar[dict[str, tuple[int, int]]] = {}  # split -> images and classes of its full list
     url_infos: ClassVar[dict] = {}  # else TFDS looks for a file of checksums beside the package
 
     def __init__(self, source: Path, config: ConfigDict):
@@ -92,19 +94,22 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         return self._listing[1]
 
     @functools.cached_property
-    def _listing(self) -> tuple[dict[str, list[Example]], str, int]:
-        """(the examples that are there, by split; hash of them; number of missing ones)."""
+    def _listing(self) -> tuple[dict[str, list[Example]], str, list[str]]:
+        """(the examples that are there, by split; hash of them; what tables must say about the lists)."""
         digest = hashlib.sha256(f'{self.source} {self.VERSION}'.encode())
         there: dict[str, list[Example]] = {}
-        missing = []
+        missing, notes = [], []
         for split, examples in self.find_examples(self.source).items():
             there[split] = []
+            notes += self._short_list(split, examples)
             for example in examples:
                 try:
                     state = example.path.stat()
-                except FileNotFoundError:
+                except (FileNotFoundError, NotADirectoryError):
                     missing.append(self._file_name(example))
                     continue
+                except (OSError, ValueError) as error:
+                    raise UserError(f'{self.name}: {printable(example.path)}: {error}') from None
                 there[split].append(example)
                 line = f'{split} {example.path} {example[1:]} {state.st_size} {state.st_mtime_ns}\n'
                 digest.update(line.encode(errors='surrogateescape'))
@@ -116,7 +121,18 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         for split, examples in there.items():
             if not examples:
                 raise UserError(f'{self.name}: no image of the {split} split lies in {self.source}.')
-        return there, digest.hexdigest()[:16], len(missing)
+        if missing:
+            notes.append(f'{len(missing):,} listed images are missing')
+        return there, digest.hexdigest()[:16], notes
+
+    def _short_list(self, split: str, examples: list[Example]) -> list[str]:
+        """Returns a note if the list of a split is not the benchmark's, as in a copy that was cut."""
+        found = len(examples), len({example.label for example in examples})
+        full = self.BENCHMARK.get(split, found)
+        if found == full:
+            return []
+        names = ('{:,} images of {:,} classes'.format(*counts) for counts in (found, full))
+        return ['{} lists {} instead of {}'.format(split, *names)]
 
     def prepare(self) -> None:
         """Decodes every image once and writes the records, unless this state of the source has them already.
@@ -162,7 +178,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        splits, _, missing = self._listing
+        splits, _, notes = self._listing
         every = [example for examples in splits.values() for example in examples]
         trained = {example.label for example in splits['train']}
         tested = {e.label for split, examples in splits.items() if split != 'train' for e in examples}
@@ -170,7 +186,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
             classes=list(dict.fromkeys(example.label for example in every)),
             labels={split: [] for split in splits},
             boxes=every[0].box is not None,
-            notes=[f'{missing:,} listed images are missing'] if missing else [],
+            notes=list(notes),
             unreadable=[],
             **{total: dict.fromkeys(splits, 0) for total in ('width', 'height', 'bytes')},
         )
@@ -251,7 +267,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
     def _file_name(self, example: Example) -> str:
         path = example.path
         name = str(path.relative_to(self.source) if path.is_relative_to(self.source) else path)
-        return name.encode(errors='replace').decode()  # names on disk need not be UTF-8
+        return printable(name, None)  # names on disk need not be UTF-8
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """CUB-200-2011: photographs of 200 kinds of birds; the first 100 train, the last 100 test."""
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from sreml_jax.data.sources import archives, download, layout
 from sreml_jax.data.sources.builder import Example, RetrievalBuilder
@@ -17,6 +19,8 @@ TRAIN_CLASSES = 100
 
 class Cub(RetrievalBuilder):
     """See `find_examples`; `config.download` fetches what is not there."""
+
+    BENCHMARK: ClassVar = {'train': (5_864, 100), 'test': (5_924, 100)}
 
     def find_examples(self, source: Path) -> dict[str, list[Example]]:
         if self.options.download and layout.find(source, LISTS) is None:
@@ -40,21 +44,27 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
         archives.unpack(source, ['CUB_200_2011'])
     lists = layout.require(source, LISTS, ADVICE)
     root = lists.parent
-    names = dict(layout.read_table(lists, (int, str)))
-    file = layout.require(root, ['image_class_labels.txt'], ADVICE)
-    labels = dict(layout.read_table(file, (int, int)))
-    file = layout.require(root, ['bounding_boxes.txt'], ADVICE)
-    boxes = {image: box for image, *box in layout.read_table(file, (int, float, float, float, float))}
+    names = _read(lists, (layout.whole, layout.picture_path))
+    labels = _read(layout.require(root, ['image_class_labels.txt'], ADVICE), (layout.whole, layout.whole))
+    boxes = _read(layout.require(root, ['bounding_boxes.txt'], ADVICE), (layout.whole, *[layout.finite] * 4))
+    layout.refuse_repeated(lists, (name for [name] in names.values()))
     if not names.keys() == labels.keys() == boxes.keys():
         raise UserError(
             f'images.txt, image_class_labels.txt and bounding_boxes.txt in {root} do not list the same '
             'images: put the three files of one copy there.'
         )
     splits: dict[str, list[Example]] = {'train': [], 'test': []}
-    for image, name in names.items():
+    for image, [name] in names.items():
         left, top, width, height = boxes[image]
         box = (math.floor(left), math.floor(top), math.ceil(left + width), math.ceil(top + height))
         # The image's folder is its class's name, number and all: 001.Black_footed_Albatross.
         example = Example(root / 'images' / name, name.split('/')[0], box)
-        splits['train' if labels[image] <= TRAIN_CLASSES else 'test'].append(example)
+        splits['train' if labels[image][0] <= TRAIN_CLASSES else 'test'].append(example)
     return splits
+
+
+def _read(path: Path, columns: Sequence[Callable]) -> dict[int, list]:
+    """Returns the number of each image -> the rest of its line."""
+    rows = layout.read_table(path, columns)
+    layout.refuse_repeated(path, (f'image {image}' for image, *_ in rows))
+    return {image: rest for image, *rest in rows}

@@ -1,10 +1,12 @@
 """In-shop Clothes Retrieval (DeepFashion): photographs of garments against a shop's gallery."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from sreml_jax.data.sources import archives, layout
 from sreml_jax.data.sources.builder import Example, RetrievalBuilder
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import printable
 
 LISTS = ('Eval/list_eval_partition.txt', 'list_eval_partition.txt')
 IMAGES = ('Img/img', 'img')
@@ -17,6 +19,8 @@ ADVICE = (
 
 class Isc(RetrievalBuilder):
     """See `find_examples`."""
+
+    BENCHMARK: ClassVar = {'train': (25_882, 3_997), 'query': (14_218, 3_985), 'gallery': (12_612, 3_985)}
 
     def find_examples(self, source: Path) -> dict[str, list[Example]]:
         return find_examples(source)
@@ -40,18 +44,20 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
             archives.unpack(folder, ['img'])
     root = layout.require(source, IMAGES, ADVICE).parent
     announced = layout.read_lines(partition)[:1]
-    rows = layout.read_table(partition, (str, str, str), header=2)
+    columns = (layout.picture_path, layout.picture_path, str)  # an item's id is the name of a folder
+    rows = layout.read_table(partition, columns, header=2)
     if announced != [str(len(rows))]:
         raise UserError(
-            f'{partition} has {len(rows)} images where its first line says {"".join(announced)!r}: '
-            'put a good copy of it there.'
+            f'{partition} has {len(rows)} images where its first line says '
+            f'{printable("".join(announced))!r}: put a good copy of it there.'
         )
+    layout.refuse_repeated(partition, (path for path, *_ in rows))
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for path, item, split in rows:
         if split not in splits:
             raise UserError(
-                f'{partition} has a split {split!r} where {", ".join(SPLITS)} belong: put the list of the '
-                'In-shop benchmark there, not that of another part of DeepFashion.'
+                f'{partition} has a split {printable(split)!r} where {", ".join(SPLITS)} belong: put '
+                'the list of the In-shop benchmark there, not that of another part of DeepFashion.'
             )
         splits[split].append(Example(root / path, item))
     return splits

@@ -1,13 +1,19 @@
 """Stanford Online Products: sellers' photographs of 22,634 products, split by two lists."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from sreml_jax.data.sources import archives, download, layout
 from sreml_jax.data.sources.builder import Example, RetrievalBuilder
 
 FOLDERS = ('', 'Stanford_Online_Products/', 'Stanford_Online_Products/Stanford_Online_Products/')
 LISTS = tuple(folder + 'Ebay_train.txt' for folder in FOLDERS)
-COLUMNS = (int, int, int, str)  # image, product, kind of product, path
+COLUMNS = (
+    layout.whole,
+    layout.whole,
+    layout.whole,
+    layout.picture_path,
+)  # image, product, kind of product, path
 ADVICE = (
     'put Stanford_Online_Products.zip from https://cvgl.stanford.edu/projects/lifted_struct/ there, '
     'or let --config.download=True fetch it.'
@@ -16,6 +22,8 @@ ADVICE = (
 
 class Sop(RetrievalBuilder):
     """See `find_examples`; `config.download` fetches what is not there."""
+
+    BENCHMARK: ClassVar = {'train': (59_551, 11_318), 'test': (60_502, 11_316)}
 
     def find_examples(self, source: Path) -> dict[str, list[Example]]:
         if self.options.download and layout.find(source, LISTS) is None:
@@ -40,7 +48,9 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
     root = layout.require(source, LISTS, ADVICE).parent
     splits = {}
     for split in ('train', 'test'):
-        rows = layout.read_table(layout.require(root, [f'Ebay_{split}.txt'], ADVICE), COLUMNS, header=1)
+        file = layout.require(root, [f'Ebay_{split}.txt'], ADVICE)
+        rows = layout.read_table(file, COLUMNS, header=1)
+        layout.refuse_repeated(file, (path for *_, path in rows))
         # Product 1, at bicycle_final/111085122871_0.JPG, is labeled 'bicycle 1'.
         splits[split] = [
             Example(root / path, f'{path.split("_final/")[0]} {product}') for _, product, _, path in rows

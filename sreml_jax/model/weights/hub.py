@@ -1,12 +1,17 @@
 """ImageNet weights from the Hugging Face hub, checked to the last byte."""
 
 import hashlib
+import http.client
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
 from sreml_jax.runtime.errors import UserError
 
 FILE = 'model.safetensors'
+REACHED_IN = 5  # seconds
 
 
 class Published(NamedTuple):
@@ -17,8 +22,8 @@ class Published(NamedTuple):
     sha256: str
 
 
-# torchvision's first ImageNet-1k weights (IMAGENET1K_V1), as timm publishes them. Commits and checksums are
-# those that the hub's own pages show, but for resnet34's checksum, which is known at second hand.
+# torchvision's first ImageNet-1k weights (IMAGENET1K_V1), as timm publishes them. Commits and checksums come
+# from the hub's own pages; only resnet34's checksum is known at second hand.
 PUBLISHED = {
     'resnet18': Published(
         'timm/resnet18.tv_in1k',
@@ -51,12 +56,18 @@ def fetch(model_type: str) -> Path:
     Raises:
       UserError: the file cannot be fetched, or is another than was published.
     """
-    from huggingface_hub import hf_hub_download, hf_hub_url  # takes a moment, and most runs need none of it
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     repository, revision, sha256 = PUBLISHED[model_type]
     url = hf_hub_url(repository, FILE, revision=revision)
-    by_hand = f'fetch {url} on another machine, put it on this one and set config.weights to its path'
+    by_hand = (
+        f'fetch {url} on another machine, put it on this one and set config.weights to its path, or '
+        'start from random weights by --config.weights=none'
+    )
+    cached = try_to_load_from_cache(repository, FILE, revision=revision)
     try:
+        if not isinstance(cached, str) and not constants.HF_HUB_OFFLINE:
+            _refuse_unreachable(url)  # the library would try for half a minute
         path = Path(hf_hub_download(repository, FILE, revision=revision))
     except Exception as error:  # those of its HTTP client too, which differ from version to version
         cause: BaseException = error
@@ -71,6 +82,29 @@ def fetch(model_type: str) -> Path:
     if found != sha256:
         raise UserError(
             f'{path} is not the file of ImageNet weights that was published for {model_type} (its SHA-256 is '
-            f'{found}, not {sha256}); remove it to have it fetched anew, or {by_hand}'
+            f'{found}, not {sha256}); remove it, and it is fetched again, or {by_hand}'
         )
     return path
+
+
+def _refuse_unreachable(url: str) -> None:
+    """Raises OSError if no server gives any answer for this address within REACHED_IN seconds."""
+    failed: list[OSError] = [TimeoutError(f'no answer in {REACHED_IN} seconds')]
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=REACHED_IN):
+                failed.clear()
+        except urllib.error.HTTPError as error:
+            error.close()
+            failed.clear()
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, 'reason', error)
+            failed[:] = [reason if isinstance(reason, OSError) else OSError(str(reason))]
+
+    # In a thread, since the look-up of a name has no time limit of its own.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACHED_IN)
+    if failed:
+        raise failed[0]

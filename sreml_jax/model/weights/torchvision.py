@@ -1,4 +1,4 @@
-"""Pretrained weights in torchvision's names and layouts, and where this model has them."""
+"""Pretrained weights: torchvision's names and layouts, mapped to this model's variables."""
 
 import logging
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from sreml_jax.model import init
 from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.model.weights import files, hub
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ SHOWN = 10  # names in a complaint
 
 
 def torch_name(path: tuple[str, ...]) -> str:
-    """Returns torchvision's name of one of our variables, without the member it belongs to.
+    """Returns torchvision's name of one of our variables, without its member.
 
     ('trunk', 'conv1', 'kernel') -> 'conv1.weight'; ('members', 'layer2', '0', 'downsample_bn', 'mean') ->
     'layer2.0.downsample.1.running_mean'.
@@ -44,7 +45,7 @@ def from_torch(array: np.ndarray) -> np.ndarray:
 
 
 def torch_shapes(model: Ensemble) -> dict[str, tuple[int, ...]]:
-    """Returns torchvision's name -> shape of all that pretrained weights give: the classifier stays out."""
+    """Returns torchvision's name -> shape of all pretrained arrays; the classifier is not among them."""
     shapes = {}
     for (_, *path), x in flatten_dict(init.shapes(model)).items():
         if 'fc' not in path:
@@ -57,14 +58,14 @@ def read(source: str, model: Ensemble) -> dict[str, np.ndarray]:
     """Reads the weights that a fresh model starts from.
 
     Args:
-      source: config.weights: 'imagenet', a file that `weights_file.read` reads, or 'none'.
-      model: whose backbone they are for.
+      source: value of config.weights: 'imagenet', a file that `files.read` reads, or 'none'.
+      model: the model whose backbone they fit.
 
     Returns:
       Torchvision's name -> array in torch's layout, exactly those of `torch_shapes`; nothing for 'none'.
 
     Raises:
-      UserError: they cannot be fetched or read, or are another model's.
+      UserError: they cannot be fetched or read, belong to another model, or are not finite.
     """
     if source == 'none':
         return {}
@@ -80,12 +81,17 @@ def read(source: str, model: Ensemble) -> dict[str, np.ndarray]:
             f'{path} does not hold the weights of a {model.model_type} of width {model.width}: '
             f'{"; ".join(complaints)}; set config.weights, or config.model_type, so that they agree'
         )
+    if faults := _faults(weights):
+        raise UserError(
+            f'{path} holds weights that no network can start from: {_listed(faults)}; get it again, or set '
+            'config.weights to another'
+        )
     log.info('every member starts from %s; the classifiers are drawn', path)
     return weights
 
 
 def differences(weights: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Returns what is missing, unexpected or misshapen, in words; nothing where all is well."""
+    """Returns what is missing, unexpected or misshapen, in words; empty if the weights fit."""
     other = [
         f'{name} is {weights[name].dtype} {weights[name].shape} instead of floating {shape}'
         for name, shape in wanted.items()
@@ -97,21 +103,35 @@ def differences(weights: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[in
         'unexpected are ': [name for name in weights if name not in wanted],
         '': other,
     }
-    return [
-        kind + ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
-        for kind, names in kinds.items()
-        if names
-    ]
+    return [kind + _listed(names) for kind, names in kinds.items() if names]
+
+
+def _faults(weights: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns the arrays that hold NaN, infinity (in float32) or a negative variance, in words."""
+    faults = []
+    for name, array in weights.items():
+        with np.errstate(over='ignore', invalid='ignore'):
+            values = np.asarray(array, np.float32)
+        if not np.isfinite(values).all():
+            faults.append(f'{name} is not finite')
+        elif name.endswith('.running_var') and (values < 0).any():
+            faults.append(f'{name} is negative')
+    return faults
+
+
+def _listed(names: list[str]) -> str:
+    shown = ', '.join(printable(name, 80) for name in names[:SHOWN])
+    return shown + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
 
 
 def place(weights: Mapping[str, np.ndarray], shapes: Any, seed: int, shardings: Any) -> Any:
-    """Puts pretrained weights onto the devices, the same into every member, and draws the rest.
+    """Puts pretrained weights onto the devices, the same for every member, and draws the rest.
 
-    The host holds one member's arrays, however many members there are: every shard is made from a view.
+    The host holds the arrays of one member only: every shard is made from a view.
 
     Args:
-      weights: as of `read`.
-      shapes, seed, shardings: as of `initial.draw`.
+      weights: from `read`.
+      shapes, seed, shardings: see `init.draw`.
 
     Returns:
       All variables, float32.

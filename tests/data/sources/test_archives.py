@@ -1,6 +1,8 @@
 """Unpacking: once, safely, all or nothing."""
 
+import gzip
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +108,67 @@ def test_unsafe_zip_is_refused(tmp_path, name, mode):
     with pytest.raises(UserError, match=r'birds\.zip is not safe to unpack.*(leads out|link or a device)'):
         archives.unpack(tmp_path, ['birds'])
     assert names(tmp_path) == ['birds.zip']
+
+
+def refused(folder, message):
+    with pytest.raises(UserError, match=message):
+        archives.unpack(folder, ['birds'])
+    assert len(names(folder)) == 1  # the archive
+    assert str(names(folder)).isprintable()
+
+
+@pytest.mark.parametrize('suffix', ['.tgz', '.zip'])
+@pytest.mark.parametrize('name', ['birds/nul\0.jpg', 'a/' * 1_500 + 'x.jpg', 'birds/\x1b[31m.jpg'])
+def test_names_that_no_photograph_has_are_refused(tmp_path, suffix, name):
+    WRITERS[suffix](tmp_path / f'birds{suffix}', {'birds/good.jpg': b'x', name.replace('\0', '?'): b'x'})
+    if '\0' in name and suffix == '.zip':  # zipfile writes none, and cuts those that it reads
+        return
+    if '\0' in name:
+        content = gzip.decompress((tmp_path / 'birds.tgz').read_bytes())
+        info = tarfile.TarInfo('birds/x.jpg')
+        info.pax_headers = {'path': name}
+        assert content
+        with tarfile.open(tmp_path / 'birds.tgz', 'w:gz', format=tarfile.PAX_FORMAT) as tar:
+            tar.addfile(info)
+    refused(tmp_path, r'birds\.(tgz|zip) (is not safe to unpack|is damaged)')
+
+
+def test_an_empty_name_in_a_zip_is_refused(tmp_path):
+    write_zip(tmp_path / 'birds.zip', {'x': b'1'})
+    content = bytearray((tmp_path / 'birds.zip').read_bytes())
+    for header, length, start in ((b'PK\x03\x04', 26, 30), (b'PK\x01\x02', 28, 46)):
+        at = content.index(header)
+        content[at + length] = 0
+        del content[at + start]
+    end = content.index(b'PK\x05\x06')
+    for at in (end + 12, end + 16):  # size and place of the table of contents
+        content[at] -= 1
+    (tmp_path / 'birds.zip').write_bytes(content)
+    refused(tmp_path, r'birds\.zip (is not safe to unpack|is damaged)')
+
+
+@pytest.mark.parametrize('time', ['nan', 'inf', '1e300'])
+def test_times_that_are_none_are_refused(tmp_path, time):
+    info = member('birds/x.jpg')
+    info.pax_headers = {'mtime': time}
+    with tarfile.open(tmp_path / 'birds.tgz', 'w:gz', format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info)
+    refused(tmp_path, 'damaged')
+
+
+@pytest.mark.parametrize('suffix', ['.tgz', '.zip'])
+def test_an_archive_that_expands_beyond_measure_is_refused(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(archives, 'SMALL', 10**7)
+    WRITERS[suffix](tmp_path / f'birds{suffix}', {f'birds/{i}.jpg': bytes(10**7) for i in range(5)})
+    assert (tmp_path / f'birds{suffix}').stat().st_size < 10**5
+    refused(tmp_path, r'not safe to unpack, since its member .* makes it \d\d,000,000 bytes')
+
+
+def test_an_archive_without_room_is_refused(tmp_path, monkeypatch):
+    write_tgz(tmp_path / 'birds.tgz', MEMBERS)
+    usage = shutil.disk_usage(tmp_path)._replace(free=4_000)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+    refused(tmp_path, 'needs more than the 4,000 bytes that are free')
 
 
 def test_zip_with_a_password_is_told(tmp_path):

@@ -202,6 +202,16 @@ def test_mistakes(source, config, tmp_path, change, message):
         data.load(config)
 
 
+@pytest.mark.parametrize('name', ['car', 'cub', 'sop', 'isc'])
+@pytest.mark.parametrize('there', [False, True])
+def test_a_missing_benchmark_is_explained(config, tmp_path, name, there):
+    if there:
+        (tmp_path / 'data').mkdir()
+    config.update(data_dir=str(tmp_path / 'data'), data_name=name)
+    with pytest.raises(UserError, match=r'data(/\w+)?( is empty)?, in which \w+ could lie: .*https://'):
+        data.load(config)
+
+
 def test_the_own_subfolder_goes_first(config, tmp_path):
     (tmp_path / 'cub' / 'images').mkdir(parents=True)
     config.update(data_dir=str(tmp_path), data_name='cub')

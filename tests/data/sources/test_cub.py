@@ -106,6 +106,29 @@ def test_lists_of_two_copies_are_refused(tmp_path):
         cub.find_examples(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        ('images.txt', lambda lines: [*lines, lines[0]], 'lists image 1 2 times'),
+        (
+            'images.txt',
+            lambda lines: [lines[0], lines[0].replace('1 ', '2 ', 1), *lines[2:]],
+            'Bird_1_0001.jpg 2 times',
+        ),
+        ('images.txt', lambda lines: ['1 /etc/passwd.jpg', *lines[1:]], 'Line 1 of'),
+        ('images.txt', lambda lines: ['1 001.Bird_1/a\0.jpg', *lines[1:]], 'Line 1 of'),
+        ('bounding_boxes.txt', lambda lines: ['1 nan 1 2 3', *lines[1:]], 'Line 1 of'),
+        ('image_class_labels.txt', lambda lines: ['1 one', *lines[1:]], 'Line 1 of'),
+    ],
+)
+def test_damaged_lists_are_named(tmp_path, name, change, message):
+    annotations.make_cub(tmp_path)
+    file = tmp_path / 'CUB_200_2011' / name
+    file.write_text('\n'.join(change(file.read_text().splitlines())))
+    with pytest.raises(UserError, match=f'{message}.*: put a good copy'):
+        cub.find_examples(tmp_path)
+
+
 def test_missing_photographs_are_counted_and_named(tmp_path):
     annotations.make_cub(tmp_path / 'data')
     for kind in (1, 102):

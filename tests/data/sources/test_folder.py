@@ -37,6 +37,17 @@ def test_train_and_test_folders(tmp_path):
     }
 
 
+@pytest.mark.parametrize('name', ['val', 'valid'])
+def test_validation_folders_stand_for_test(tmp_path, name):
+    pictures.write_classes(tmp_path / 'data' / 'train', 3, 1)
+    pictures.write_classes(tmp_path / 'data' / name, 2, 1)
+    expected = {'train': ['class00', 'class01', 'class02'], 'test': ['class00', 'class01']}
+    assert labels(found(tmp_path / 'data')) == expected
+    pictures.write_classes(tmp_path / 'data' / 'test', 2, 1)
+    with pytest.raises(UserError, match=f'has test/ and {name}/ beside train/; keep the one'):
+        found(tmp_path / 'data')
+
+
 @pytest.mark.parametrize(('fraction', 'training'), [(0.5, 2), (0.8, 4), (0.2, 1), (0.75, 4)])
 def test_the_first_of_the_sorted_classes_train(tmp_path, fraction, training):
     pictures.write_classes(tmp_path / 'data', 5, 1)
@@ -57,7 +68,7 @@ def test_a_class_may_have_any_name(tmp_path):
     assert data.prepared(config).info.metadata['classes'] == ['class01', 'class02', 'folder']
 
 
-def test_hidden_and_foreign_files_are_ignored(tmp_path):
+def test_hidden_and_foreign_files_are_left_out(tmp_path, caplog):
     folder = tmp_path / 'data'
     pictures.write_classes(folder, 2, 1)
     (folder / '.git').mkdir()
@@ -65,6 +76,7 @@ def test_hidden_and_foreign_files_are_ignored(tmp_path):
     for name in ('.DS_Store', '._000.png', 'notes.txt', 'Thumbs.db'):
         (folder / 'class00' / name).write_text('?')
     assert found(folder) == {'train': [('class00', '000.png')], 'test': [('class01', '000.png')]}
+    assert '2 files in' in caplog.text and 'class00/Thumbs.db, class00/notes.txt' in caplog.text
 
 
 def test_suffixes_in_capitals_count(tmp_path):

@@ -1,5 +1,7 @@
 """Finding files and reading lists."""
 
+import os
+
 import pytest
 
 from sreml_jax.data.sources import layout
@@ -31,6 +33,40 @@ def test_damaged_line_is_named(tmp_path, line):
     file.write_text(f'1 one\n{line}\n3 three\n')
     with pytest.raises(UserError, match=rf'Line 2 of {file}.*{line}'):
         layout.read_table(file, (int, str))
+
+
+@pytest.mark.parametrize('word', ['nan', 'inf', '-inf', '1e999', 'x', '9' * 5_000])
+def test_numbers_are_finite(word):
+    with pytest.raises(ValueError):
+        layout.finite(word)
+    with pytest.raises(ValueError):
+        layout.whole(word)
+
+
+@pytest.mark.parametrize(
+    'path',
+    ['/etc/x.jpg', '../x.jpg', 'a/../../x.jpg', 'nul\0.jpg', 'x' * 256, 'a/' * 501, '', '\x1b[31m.jpg'],
+)
+def test_paths_stay_below_their_folder(path):
+    with pytest.raises(ValueError):
+        layout.picture_path(path)
+
+
+def test_a_list_that_names_an_image_twice_is_refused(tmp_path):
+    layout.refuse_repeated(tmp_path, [])
+    layout.refuse_repeated(tmp_path, ['a', 'b'])
+    with pytest.raises(UserError, match='lists a 2 times: put a good copy'):
+        layout.refuse_repeated(tmp_path, ['a', 'b', 'a'])
+
+
+def test_a_pipe_or_an_endless_file_is_no_list(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.txt')
+    (tmp_path / 'zero.txt').symlink_to('/dev/zero')
+    with (tmp_path / 'huge.txt').open('wb') as file:
+        file.truncate(2**40)
+    for name in ('pipe', 'zero', 'huge'):
+        with pytest.raises(UserError, match=f'{name}.txt is no list of images'):
+            layout.read_lines(tmp_path / f'{name}.txt')
 
 
 def test_file_that_is_no_text_is_named(tmp_path):

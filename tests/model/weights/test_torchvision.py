@@ -216,6 +216,32 @@ def test_weights_of_another_model_are_refused_by_name(change, complaint, tmp_pat
     assert complaint in message
 
 
+@pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
+@pytest.mark.parametrize(
+    ('name', 'value', 'fault'),
+    [
+        ('conv1.weight', np.nan, 'not finite'),
+        ('layer1.0.bn1.bias', -np.inf, 'not finite'),
+        ('bn1.running_mean', np.inf, 'not finite'),
+        ('layer4.1.bn2.running_var', -0.1, 'negative'),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(name, value, fault, suffix, tmp_path):
+    path, weights = tmp_path / f'x.{suffix}', weights_for(SMALL)
+    weights[name].reshape(-1)[-1] = value
+    SAVE[suffix](weights, path)
+    with pytest.raises(UserError, match=f'no network can start from: {name} is {fault}; get it again'):
+        torchvision.read(str(path), SMALL)
+
+
+def test_weights_beyond_float32_are_refused(tmp_path):
+    weights = {name: array.astype(np.float64) for name, array in weights_for(SMALL).items()}
+    weights['bn1.bias'][0] = 1e300
+    np.savez(tmp_path / 'x.npz', **weights)
+    with pytest.raises(UserError, match=r'bn1\.bias is not finite'):
+        torchvision.read(str(tmp_path / 'x.npz'), SMALL)
+
+
 def test_weights_of_another_backbone_are_refused(tmp_path):
     path = tmp_path / 'x.safetensors'
     save_file(weights_for(SMALL), path)
