@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import forked
+from support.weights import save_resnet18
 
 from sreml_jax.configs import pretrained
 from sreml_jax.embedder import Embedder
-from sreml_jax.model.ensemble import Ensemble, Trunk
+from sreml_jax.model.ensemble import Trunk
 from sreml_jax.model.resnet import BACKBONES, Layers, Stage
-from sreml_jax.model.weights import torchvision
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.search.exact import search
 from sreml_jax.search.index import Index
@@ -28,12 +28,7 @@ def folder(tmp_path_factory):
     for i in range(5):
         pixels = np.random.default_rng(i).integers(0, 256, (40, 48, 3), np.uint8)
         Image.fromarray(pixels).save(folder / 'PHOTOS' / f'{i}.png')
-    random, state = np.random.default_rng(0), {}
-    for name, shape in torchvision.torch_shapes(Ensemble('resnet18', 1, 2)).items():
-        state[name] = np.abs(random.normal(1, 0.1, shape)).astype(np.float16)
-        if len(shape) == 4:
-            state[name] = random.normal(0, 0.05, shape).astype(np.float16)
-    np.savez(folder / 'weights.npz', **state)
+    save_resnet18(folder / 'weights.npz')
     return folder
 
 

@@ -95,6 +95,8 @@ def photographs(images: Path, size: int, folder: Path) -> ArrayDataset:
             tar.extractall(folder / 'images', filter='data')
         images = folder / 'images'
     paths = sorted(path for path in images.rglob('*') if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise SystemExit(f'error: no pictures in {images}')
     classes = sorted({path.parent for path in paths})
     labels = np.array([classes.index(path.parent) for path in paths], np.int32)
 

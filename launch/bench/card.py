@@ -7,8 +7,8 @@ python launch/bench card --json=FILE --tiny                                  the
 Parts run one after another, the most valuable first, each in a process of its own with a time limit. A
 finished part is printed and kept at once, so a kill loses only the part under way. Tensorflow is not needed:
 the wheels jax[cuda13], flax, optax, orbax-checkpoint, ml-collections, matplotlib, pillow and tensorboardX
-suffice, with what they bring. The peers need torch and the input pipeline tensorflow; without
-them their parts are skipped.
+suffice, with what they bring. The peers need torch and the input pipeline tensorflow; without them their
+parts are skipped.
 """
 
 import argparse

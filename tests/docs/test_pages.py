@@ -13,6 +13,7 @@ from PIL import Image
 from support import forked
 from support.paths import ROOT
 from support.runs import SMALL, folder_of
+from support.weights import save_resnet18
 
 from sreml_jax.cli.flags import MODES
 from sreml_jax.configs import default
@@ -149,8 +150,15 @@ def test_own_photographs_from_training_to_the_exported_file(place):
         for line in lines(block):
             if (argv := arguments(line)) is None:
                 continue
-            if '--mode=embed' in argv:
+            if '--mode=embed' in argv and '--workdir=runs/mine' in argv:
                 argv.append('--vectors')
+            elif '--mode=embed' in argv:  # without a run, by pretrained weights
+                save_resnet18(place / 'weights.npz')
+                argv += [
+                    '--config.weights=weights.npz',
+                    '--config.image_size=32',
+                    '--config.compilation_cache=',
+                ]
             if '--config=configs/folder.py' in argv:
                 argv += [*SMALL, '--config.prepared_dir=prepared']
             checked = any(f'--mode={mode}' in argv for mode in ('report', 'serve'))  # other tests run these
