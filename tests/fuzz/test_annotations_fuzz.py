@@ -1,6 +1,6 @@
 """Damaged lists of the benchmarks are read or refused.
 
-The long form: `SREML_FUZZ=100 python -m pytest -s -n0 tests/fuzz/test_annotations_fuzz.py` tries 100 times as many.
+`SREML_FUZZ=100 python -m pytest -s -n0 tests/fuzz/test_annotations_fuzz.py` tries 100 times as many.
 """
 
 import pytest

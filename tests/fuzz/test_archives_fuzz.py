@@ -1,6 +1,6 @@
 """Damaged archives are unpacked or refused; nothing is left over or written elsewhere.
 
-The long form: `SREML_FUZZ=100 python -m pytest -s -n0 tests/fuzz/test_archives_fuzz.py` tries 100 times as many.
+`SREML_FUZZ=100 python -m pytest -s -n0 tests/fuzz/test_archives_fuzz.py` tries 100 times as many.
 """
 
 import gzip

@@ -1,12 +1,13 @@
 """Damaged pictures are decoded or refused, and whatever preparation calls plain tensorflow decodes.
 
-The long form: `SREML_FUZZ=100 python -m pytest -s -n0 tests/fuzz/test_images_fuzz.py` tries 100 times as many.
+`SREML_FUZZ=100 python -m pytest -s -n0 tests/fuzz/test_images_fuzz.py` tries 100 times as many.
 """
 
 import pytest
 from support import fuzz, pictures
 
-from sreml_jax.data import decode, tf_pictures
+from sreml_jax.data import decode
+from sreml_jax.data.tensorflow_import import import_tensorflow
 
 KINDS = {
     'jpeg': lambda: [pictures.encoded(pictures.quarters(), 'JPEG', progressive=p) for p in (False, True)],
@@ -19,6 +20,9 @@ KINDS = {
 @pytest.mark.filterwarnings('ignore::UserWarning:PIL', 'ignore::PIL.Image.DecompressionBombWarning')
 @pytest.mark.parametrize('kind', KINDS)
 def test_damaged_pictures(kind):
+    import_tensorflow()
+    from sreml_jax.data import tf_pictures
+
     def read(content):
         with decode.opened(content, 'x') as (picture, plain):
             assert picture.mode == 'RGB' and picture.width * picture.height <= decode.MOST_PIXELS

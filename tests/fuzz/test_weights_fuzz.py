@@ -1,6 +1,6 @@
 """Damaged files of weights are read or refused.
 
-The long form: `SREML_FUZZ=100 python -m pytest -s -n0 tests/fuzz/test_weights_fuzz.py` tries 100 times as many.
+`SREML_FUZZ=100 python -m pytest -s -n0 tests/fuzz/test_weights_fuzz.py` tries 100 times as many.
 """
 
 import numpy as np

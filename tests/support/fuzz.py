@@ -1,4 +1,4 @@
-"""Mutations of files, and the counting of what becomes of them: refused in one sentence, accepted, nothing else.
+"""Mutations of files, and what becomes of them: refused in one sentence or accepted, nothing else.
 
 The test run tries some hundred cases of each kind. `SREML_FUZZ=N` in the environment tries N times as many.
 """
@@ -39,7 +39,7 @@ def cases(contents: Iterable[bytes], number: int) -> Iterator[bytes]:
 
 
 def count(read: Callable[[bytes], object], contents: Iterable[bytes]) -> collections.Counter:
-    """Reads each content; counts 'accepted' and 'refused'. Any exception but a printable UserError ends it."""
+    """Counts the contents that `read` takes and refuses; only a printable UserError may refuse."""
     counts: collections.Counter[str] = collections.Counter()
     for content in contents:
         try:

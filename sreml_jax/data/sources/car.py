@@ -96,7 +96,7 @@ def _rows(
     annotations: Path, contents: dict[str, Any], path_field: str, folder: Path
 ) -> list[tuple[Path, int, Box]]:
     """Returns (path, number of the model, box) of every image."""
-    table = contents.get('annotations')
+    table: dict[str, list] = contents.get('annotations', {})
     fields = (path_field, 'class', 'bbox_x1', 'bbox_y1', 'bbox_x2', 'bbox_y2')
     lacks = [field for field in fields if not isinstance(table, dict) or field not in table]
     if lacks:

@@ -26,9 +26,7 @@ class Folder(RetrievalBuilder):
         train, tests = source / 'train', [source / name for name in TESTS if (source / name).is_dir()]
         if train.is_dir() and len(tests) > 1:
             names = ' and '.join(f'{test.name}/' for test in tests)
-            raise UserError(
-                f'{source} has {names} beside train/; keep the one whose classes are to be retrieved.'
-            )
+            raise UserError(f'{source} has {names} beside train/; keep the one to retrieve from.')
         if train.is_dir() and tests:
             return {'train': _images(train, _classes(train)), 'test': _images(tests[0], _classes(tests[0]))}
         classes = _classes(source)
