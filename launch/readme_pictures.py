@@ -80,7 +80,7 @@ def served(workdir: Path, index: Path) -> Iterator[str]:
         assert process.stdout
         try:
             if not (line := process.stdout.readline()):
-                raise UserError('the search page cannot be served; the reason is told above')
+                raise UserError('the search page cannot be served; the reason is above')
             yield line.split()[0]
         finally:
             process.terminate()

@@ -78,7 +78,7 @@ class Folder:
         return self.path / 'logs' / f'{cell.name}.{kind}'
 
     def arguments(self, cell: Cell) -> list[str]:
-        """Returns what the cell's run is told on the command line."""
+        """Returns the command line of the cell's run."""
         return [
             f'--config=configs/{cell.dataset}.py',
             f'--workdir={self.path / cell.name}',

@@ -25,10 +25,10 @@ SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
 def main() -> None:
-    """Measures images/s of the four ways in turn and prints the ratios to the PIL loop."""
+    """Measures images/s of the four loaders in turn and prints the ratios to the PIL loop."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--images', default=str(CUB100), help='a folder or tar of pictures')
-    p.add_argument('--number', type=int, default=2400, help='at most so many of them')
+    p.add_argument('--number', type=int, default=2400, help='how many of them at most')
     p.add_argument('--image_size', type=int, default=256)
     p.add_argument('--batch_size', type=int, default=12)
     p.add_argument('--repeats', type=positive, default=5)

@@ -96,8 +96,8 @@ def test_stopped_resumed_and_a_cell_that_failed(tmp_path):
     first = run(*arguments, program=program)
     wait_for(table / 'sop-uncropped-resnet18' / 'ready')
     second = run(*arguments, program=program)
-    told = second.communicate(timeout=60)[1]
-    assert f'still under way; wait for it, or end it: kill {first.pid}, or, where only the run' in told
+    printed = second.communicate(timeout=60)[1]
+    assert f'still under way; wait for it, or end it: kill {first.pid}, or, where only the run' in printed
     assert second.returncode == 2
     first.send_signal(signal.SIGINT)
     output, errors = first.communicate(timeout=60)
@@ -166,8 +166,8 @@ def test_a_cell_that_another_job_runs_or_has_finished_is_let_be(tmp_path):
     again = job(tmp_path, cell, begin)
     assert 'is being run already' in again.communicate(timeout=60)[1] and again.returncode == 0
     by_hand = run(f'--folder={folder.path}', '--datasets=sop', '--backbones=resnet18')
-    told = by_hand.communicate(timeout=60)[1]
-    assert 'is still under way; wait for it, or end it: scancel its jobs' in told
+    printed = by_hand.communicate(timeout=60)[1]
+    assert 'is still under way; wait for it, or end it: scancel its jobs' in printed
     assert by_hand.returncode == 2
     (tmp_path / 'end').touch()
     first.communicate(timeout=60)
