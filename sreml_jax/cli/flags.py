@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sreml_jax.cli import help
+from sreml_jax.cli import help, paths
 from sreml_jax.configs import default
 from sreml_jax.runtime.errors import UserError, did_you_mean
 
@@ -144,7 +144,11 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def check_needed(mode: str) -> None:
-    """Raises UserError for the first flag that the mode needs and was not given."""
+    """Raises UserError for the first flag that the mode needs and was not given, or that is no path."""
+    for name in paths.FLAGS:
+        found = flags.FLAGS[name].value
+        for path in found if isinstance(found, list) else [found or '']:
+            paths.check(f'--{name}', path)
     for name in MODES[mode].needs:
         if not flags.FLAGS[name].value:
             raise UserError(f'--mode={mode} needs --{name}, {help.explained(name)[1]}')

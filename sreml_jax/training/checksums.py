@@ -1,8 +1,9 @@
 """Checksums of arrays, made on the devices that hold them, and of JSON.
 
 A checksum is the sum of a hash of each element's bits and position, modulo 2**32. It is exact in whatever
-order it is summed, so it depends neither on the mesh nor on the kind of device. One changed bit always changes
-it: the hash maps 32 bits to 32 bits one to one. It is the finalizer of MurmurHash3 (Appleby, public domain).
+order it is summed, so it depends neither on the mesh nor on the kind of device. One changed bit always
+changes it: the hash maps 32 bits to 32 bits one to one. It is MurmurHash3's finalizer
+(Appleby, public domain).
 """
 
 import functools
