@@ -59,13 +59,15 @@ def start(run: Run, checkpoints: Checkpoints, dataset: Dataset, workdir: Path) -
       UserError: the checkpoint is another model's, or was trained on other classes.
     """
     if not checkpoints.steps():
-        return _fresh(run.normalized_by(dataset.mean, dataset.std), dataset)
+        own = run.config
+        return _fresh(run.normalized_by(own.mean or dataset.mean, own.std or dataset.std), dataset)
 
     def read(step: int) -> tuple[ConfigDict, dict[str, str], Start]:
         saved, progress = checkpoints.config(step), checkpoints.progress(step)
         saved_config.refuse_other_model(saved, run.config, str(workdir))
         table = checkpoints.meta_table(step)
         _refuse_other_classes(workdir, dataset, table.shape[1], progress.get('classes', ()))
+        # Normalization belongs to the checkpoint: the command line does not change it.
         own = run.normalized_by(saved.mean or dataset.mean, saved.std or dataset.std)
         return saved, checkpoints.versions(step), _resumed(own, checkpoints, step, progress, dataset, table)
 

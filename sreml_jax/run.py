@@ -33,7 +33,7 @@ class Run:
         return cls(config, mesh, model_of(config, mesh.devices.flat[0].platform))
 
     def normalized_by(self, mean: Iterable[float], std: Iterable[float]) -> 'Run':
-        """Returns the run with this mean and std if its config does not set them."""
+        """Returns the run with this mean and std; an empty one leaves the config's own."""
         return dataclasses.replace(self, config=saved_config.with_normalization(self.config, mean, std))
 
     @property

@@ -116,6 +116,7 @@ PORT = flags.DEFINE_integer(
 _OLD_IMPORT = (
     '{} imports configs, which is only found in a checkout; write "from sreml_jax.configs import default"'
 )
+_PATHS = ('workdir', 'out', 'index', 'images', 'query')
 _HELP = ('help', 'h', 'helpshort')
 _KINDS = {
     'invalid literal for int()': 'a whole number',
@@ -146,7 +147,11 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def check_needed(mode: str) -> None:
-    """Raises UserError for the first flag that the mode needs and was not given."""
+    """Raises UserError for the first flag that the mode needs and was not given, or that is no path."""
+    for name in _PATHS:
+        found = flags.FLAGS[name].value or []
+        for path in found if isinstance(found, list) else [found]:
+            paths.local(path, f'--{name}')
     for name in MODES[mode].needs:
         if not flags.FLAGS[name].value:
             raise UserError(f'--mode={mode} needs --{name}, {help.explained(name)[1]}')

@@ -42,7 +42,8 @@ def run(mode: str, config: ConfigDict) -> None:
     flags.check_needed(mode)
     workdir = flags.workdir()
     hosts.connect(flags.COORDINATOR.value, flags.PROCESSES.value, flags.PROCESS.value)
-    if flags.MODES[mode].of_run and not flags.given('config'):
+    goes_on = mode == 'train' and any((workdir / 'checkpoints').glob('[0-9]*'))
+    if (flags.MODES[mode].of_run or goes_on) and not flags.given('config'):
         config = _own_config(mode, workdir)
         config.update_from_flattened_dict(flags.config_overrides())
     validation.check(config)

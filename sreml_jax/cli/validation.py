@@ -9,6 +9,7 @@ from sreml_jax.model.conv import member_conv
 from sreml_jax.model.ensemble import numbers_of_member
 from sreml_jax.model.resnet import BACKBONES, POOLS
 from sreml_jax.model.weights import files as weight_files
+from sreml_jax.runtime import paths
 from sreml_jax.runtime.errors import UserError, did_you_mean
 from sreml_jax.training.optimizer import SCHEDULES
 
@@ -24,39 +25,44 @@ CHOICES = {
     'dtype': ('auto', 'float32', 'bfloat16'),
     'member_conv': member_conv.CHOICES,
 }
-LEAST = {  # the smallest value that makes sense
-    'image_size': 8,
-    'max_images_per_class': 0,
-    'ensemble_size': 1,
-    'meta_class_size': 2,
-    'width': 1,
-    'batch_size': 1,
-    'num_epochs': 1,
-    'learning_rate': 0.0,
-    'schedule_factor': 0.0,
-    'warmup_epochs': 0.0,
-    'skip_nonfinite': 0,
-    'seed': 0,
-    'eval_batch_size': 1,
-    'embedding_dim': 0,
-    'checkpoint_minutes': 0.0,
-    'checkpoints_kept': 1,
-    'stall_minutes': 0.01,
-    'log_every': 1,
+PATHS = ('data_dir', 'prepared_dir', 'compilation_cache')
+RANGES = {  # the smallest and the largest value that make sense; in between, memory decides
+    'image_size': (8, 8192),
+    'max_images_per_class': (0, 10**6),
+    'ensemble_size': (1, 4096),
+    'meta_class_size': (2, 10**6),
+    'width': (1, 1024),
+    'batch_size': (1, 10**5),
+    'num_epochs': (1, 10**6),
+    'learning_rate': (1e-12, 100.0),
+    'schedule_factor': (0.0, 1.0),
+    'warmup_epochs': (0.0, 1e6),
+    'skip_nonfinite': (0, 10**9),
+    'seed': (0, 2**32 - 1),
+    'eval_batch_size': (1, 10**5),
+    'embedding_dim': (0, 10**7),
+    'checkpoint_minutes': (0.0, 1e5),
+    'checkpoints_kept': (1, 10**4),
+    'stall_minutes': (0.001, 1e5),
+    'log_every': (1, 10**9),
 }
 
 
 def check(config: ConfigDict) -> None:
     """Raises UserError for the first value that no run could use, naming the valid ones."""
+    for field in PATHS:
+        paths.local(config[field], f'config.{field}')
     for field, choices in CHOICES.items():
         if config[field] not in choices:
             raise UserError(
                 f'config.{field}={config[field]!r} is not known{did_you_mean(config[field], choices)}; '
                 f'choose one of {", ".join(choices)}'
             )
-    for field, least in LEAST.items():
+    for field, (least, most) in RANGES.items():
         if not config[field] >= least:
             raise UserError(f'config.{field}={config[field]} is too small; it must be at least {least}')
+        if config[field] > most:
+            raise UserError(f'config.{field}={config[field]} is too large; it must be at most {most}')
     if config.weights not in ('imagenet', 'none') and Path(config.weights).suffix not in weight_files.READERS:
         raise UserError(
             f'config.weights={config.weights!r} is not known; choose imagenet, none, or a file whose name '
@@ -67,8 +73,10 @@ def check(config: ConfigDict) -> None:
             f'config.weights={config.weights} needs config.width=64 and config.stem=imagenet, not '
             f'{config.width} and {config.stem}; change these, or set config.weights=none'
         )
-    if not config.recalls or any(not isinstance(k, int) or k < 1 for k in config.recalls):
+    if not config.recalls or any(type(k) is not int or k < 1 for k in config.recalls):
         raise UserError(f'config.recalls={config.recalls} must be whole numbers from 1 up, such as 1,2,4,8')
+    if len(set(config.recalls)) < len(config.recalls):
+        raise UserError(f'config.recalls={config.recalls} names a number twice; name each once')
     whole = config.ensemble_size * numbers_of_member(
         config.embedding, config.model_type, config.width, config.meta_class_size
     )
@@ -87,11 +95,14 @@ def check(config: ConfigDict) -> None:
     if not 0 < config.train_fraction < 1:
         raise UserError(f'config.train_fraction={config.train_fraction} must lie between 0 and 1')
     for field in ('mean', 'std'):
-        if len(config[field]) not in (0, 3) or not all(0 <= v <= 1 for v in config[field]):
+        numbers = all(type(v) in (int, float) and 0 <= v <= 1 for v in config[field])
+        if len(config[field]) not in (0, 3) or not numbers:
             raise UserError(
                 f'config.{field}={config[field]} must be three numbers in 0..1, or () to measure it'
             )
     if any(deviation <= 0 for deviation in config.std):
         raise UserError(f'config.std={config.std} must be above 0')
-    if len(config.mesh) not in (0, 2):
-        raise UserError(f'config.mesh={config.mesh} must be two numbers, (data, member), or ()')
+    if len(config.mesh) not in (0, 2) or any(type(n) is not int for n in config.mesh):
+        raise UserError(f'config.mesh={config.mesh} must be two whole numbers, (data, member), or ()')
+    if any(type(number) is not int for number in config.gpu_ids):
+        raise UserError(f'config.gpu_ids={config.gpu_ids} must be whole numbers, such as 0,1')

@@ -13,8 +13,8 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """Returns the learning rate as a function of the step (0 before the first update).
 
     'step' multiplies by `schedule_factor` after each share of the epochs in `schedule_steps`, whole epochs as
-    torch's MultiStepLR counts them; 'cosine' falls to 0 over the run; warm-up multiplies
-    either by a factor that rises linearly to 1 over `warmup_epochs`.
+    torch's MultiStepLR counts them, or steps if two drops fell on one epoch or the first; 'cosine' falls to 0
+    over the run; warm-up multiplies either by a factor that rises linearly to 1 over `warmup_epochs`.
     """
     total = config.num_epochs * steps_per_epoch
     warmup = round(config.warmup_epochs * steps_per_epoch)
@@ -23,10 +23,12 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
             f'warmup_epochs={config.warmup_epochs} must be less than num_epochs={config.num_epochs}'
         )
     if config.schedule == 'step':
-        # Two shares of a short run may fall on one epoch: then both factors apply there.
+        shares = config.schedule_steps
+        steps = [int(config.num_epochs * share) * steps_per_epoch for share in shares]
+        if len({*steps}) < len({*shares}) or (0 in steps and 0 not in shares):
+            steps = [int(total * share) for share in shares]  # in a short run, epochs are too coarse
         factors: dict[int, float] = {}
-        for share in config.schedule_steps:
-            step = int(config.num_epochs * share) * steps_per_epoch
+        for step in steps:
             factors[step] = factors.get(step, 1.0) * config.schedule_factor
         rate = optax.piecewise_constant_schedule(config.learning_rate * factors.pop(0, 1.0), factors)
     elif config.schedule == 'cosine':

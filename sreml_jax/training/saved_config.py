@@ -13,13 +13,13 @@ FIXED = ('data_name', 'model_type', 'width', 'stem', 'pool', 'ensemble_size', 'm
 
 
 def with_normalization(config: ConfigDict, mean: Iterable[float], std: Iterable[float]) -> ConfigDict:
-    """Returns the config with this mean and std where it leaves them open.
+    """Returns the config with this mean and std; an empty one leaves the config's own.
 
-    A checkpoint then says how its images are normalized, and nobody needs the training images to tell.
+    A checkpoint then says how its images are normalized, and no other config changes that.
     """
     config = config.copy_and_resolve_references()
-    config.mean = config.mean or tuple(map(float, mean))
-    config.std = config.std or tuple(map(float, std))
+    config.mean = tuple(map(float, mean)) or config.mean
+    config.std = tuple(map(float, std)) or config.std
     return config
 
 

@@ -27,7 +27,27 @@ from sreml_jax.runtime.errors import UserError
         ('schedule_steps', (0.5, 7.0), 'numbers in 0..1'),
         ('mean', (0.5, 0.5), 'three numbers'),
         ('std', (0.5, 0.0, 0.5), 'above 0'),
-        ('mesh', (1, 2, 3), 'two numbers'),
+        *(
+            (field, float('inf'), 'too large')
+            for field in ('warmup_epochs', 'stall_minutes', 'schedule_factor')
+        ),
+        ('learning_rate', float('inf'), 'too large'),
+        ('learning_rate', 0.0, 'too small'),
+        ('seed', 10**20, 'too large'),
+        ('image_size', 10**8, 'too large'),
+        ('ensemble_size', 10**8, 'too large'),
+        ('num_epochs', 2**31, 'too large'),
+        ('eval_batch_size', 10**12, 'too large'),
+        ('max_images_per_class', 10**20, 'too large'),
+        ('recalls', (1, 1), 'twice'),
+        ('recalls', (True,), 'whole numbers'),
+        ('mean', (None, 1, 1), 'three numbers'),
+        ('mesh', (1.0, 1), 'two whole numbers'),
+        ('data_dir', '~nouser/x', 'names the home of a user'),
+        ('data_dir', 'a\0b', 'NUL'),
+        ('prepared_dir', 'x' * 5000, 'File name too long'),
+        ('prepared_dir', 'gs://bucket/x', 'is an address elsewhere'),
+        ('mesh', (1, 2, 3), 'two whole numbers'),
     ],
 )
 def test_a_value_that_no_run_could_use_is_named(field, value, message):

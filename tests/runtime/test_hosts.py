@@ -138,7 +138,11 @@ def test_two_processes_equal_one(tmp_path):
 def test_stopped_killed_and_resumed(tmp_path, caplog):
     """SIGTERM to one stops both after the same step; the death of one ends the other; one host goes on."""
     file = noise(tmp_path) / 'run' / 'metrics.jsonl'
-    arguments = '--config.num_epochs=2000', '--config.mesh=2,2'  # each has half of every batch
+    arguments = (
+        '--config.num_epochs=2000',
+        '--config.checkpoint_minutes=0',
+        '--config.mesh=2,2',
+    )  # each has half of every batch
     processes = start_two(tmp_path, *arguments)
     wait_for(lambda: file.exists() and len(metrics(tmp_path)) > 12, processes)
     processes[1].send_signal(signal.SIGTERM)

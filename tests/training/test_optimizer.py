@@ -27,8 +27,9 @@ def test_step_schedule_counts_whole_epochs():
     assert_allclose(rates(num_epochs=3), np.repeat([1e-4, 1e-5, 1e-6], 10), rtol=1e-5)
 
 
-def test_step_schedule_of_one_epoch_has_both_milestones_at_its_start():
-    assert_allclose(rates(num_epochs=1), np.full(10, 1e-6), rtol=1e-5)
+def test_the_drops_of_a_short_run_fall_on_steps_of_their_own():
+    assert_allclose(rates(num_epochs=1), np.repeat([1e-4, 1e-5, 1e-6], [5, 2, 3]), rtol=1e-5)
+    assert_allclose(rates(num_epochs=2), np.repeat([1e-4, 1e-5, 1e-6], [10, 4, 6]), rtol=1e-5)
 
 
 def test_cosine_schedule():

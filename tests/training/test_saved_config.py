@@ -2,8 +2,16 @@
 
 import json
 
+import numpy as np
+from support.checkpoints import untrained
+from support.tiny import tiny_config, tiny_dataset
+
+from sreml_jax import resume
 from sreml_jax.configs import default
+from sreml_jax.embedder import Embedder
+from sreml_jax.run import Run
 from sreml_jax.training import saved_config
+from sreml_jax.training.checkpoint import Checkpoints
 
 
 def test_a_config_survives_its_checkpoint():
@@ -16,3 +24,14 @@ def test_unknown_saved_fields_are_left_out_and_new_ones_keep_their_default():
     config = saved_config.restore({'batch_size': 5, 'forgotten': 1})
     assert config.batch_size == 5
     assert config.num_epochs == default.get_config().num_epochs
+
+
+def test_a_run_keeps_its_normalization_whatever_the_command_says(tmp_path):
+    config, dataset = tiny_config(), tiny_dataset()
+    untrained(tmp_path, config, dataset)
+    other = tiny_config(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    resumed = resume.start(Run.of(other), Checkpoints(tmp_path), dataset, tmp_path).run.config
+    embedder = Embedder(tmp_path, other)
+    for found in (resumed, embedder):
+        np.testing.assert_allclose(found.mean, dataset.mean, rtol=1e-6)
+        np.testing.assert_allclose(found.std, dataset.std, rtol=1e-6)
