@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sreml_jax.data import photographs, prefetch
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.retrieval import pca
-from sreml_jax.run import Run, fingerprint
+from sreml_jax.run import Run, fingerprint, old_fingerprint
 from sreml_jax.runtime import sharding
 from sreml_jax.training import checkpoint, saved_config, step
 
@@ -30,6 +30,7 @@ class Embedder:
       run, variables: the parts of the run; its weights and BatchNorm statistics on the devices.
       step: of the checkpoint.
       fingerprint: hash of the checkpoint's weights and statistics.
+      old_fingerprint: the hash that older indexes and PCA files hold; it leaves the members' weights out.
       mean, std: float32 [3], RGB in 0..1; the checkpoint's normalization of images.
       batch_size: images per batch, config.eval_batch_size.
       image_size: height and width in pixels.
@@ -60,10 +61,12 @@ class Embedder:
         self._embed = step.make_embed_step(self.run.model, self.run.mesh, self.mean, self.std)
         self.batch_size, self.image_size = config.eval_batch_size, config.image_size
         self.fingerprint = fingerprint(self.variables)
+        self.old_fingerprint = old_fingerprint(self.variables)
         self.dimensions, self.pca = self.run.model.dimensions, None
         if reduce and config.embedding_dim:
             self.dimensions = config.embedding_dim
-            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, self.fingerprint)
+            accepted = self.fingerprint, self.old_fingerprint
+            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, accepted)
         self.devices = list(self.run.mesh.local_devices)
 
     @property
@@ -74,6 +77,7 @@ class Embedder:
                 'workdir': str(self.workdir.resolve()),
                 'step': self.step,
                 'fingerprint': self.fingerprint,
+                'old_fingerprint': self.old_fingerprint,
                 'config': self.run.config.to_dict(),
             },
             'preprocessing': {

@@ -126,7 +126,8 @@ def report(job: Job) -> None:
     _check_writable(job.workdir)
     report_page.check_installed()
     dataset = data.load(job.config)
-    print(f'{report_page.write(_embedder(job.workdir, job.config), dataset)} shows the run')
+    embedder = _embedder(job.workdir, job.config, reduce=False)  # as --mode=eval, whose numbers it repeats
+    print(f'{report_page.write(embedder, dataset)} shows the run')
 
 
 def serve(job: Job) -> None:
@@ -161,7 +162,7 @@ def describe(job: Job) -> None:
     print(describe(job.config))
 
 
-def _embedder(workdir: Path, config: ConfigDict) -> 'Embedder':
+def _embedder(workdir: Path, config: ConfigDict, *, reduce: bool = True) -> 'Embedder':
     """Returns the embedder of a run; raises UserError on several hosts, which cannot share photographs."""
     import jax
 
@@ -169,7 +170,7 @@ def _embedder(workdir: Path, config: ConfigDict) -> 'Embedder':
 
     if jax.process_count() > 1:
         raise UserError('photographs are embedded by one process, on the devices of one host; start one')
-    return Embedder(workdir, config)
+    return Embedder(workdir, config, reduce=reduce)
 
 
 def _embedding_like(index: 'Index', config: ConfigDict) -> ConfigDict:
