@@ -15,7 +15,7 @@ from sreml_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from sreml_jax.model.weights import torchvision
 from sreml_jax.retrieval import pca
 from sreml_jax.retrieval.pca import PCA
-from sreml_jax.run import Run, fingerprint
+from sreml_jax.run import Run, fingerprint, old_fingerprint
 from sreml_jax.runtime import sharding
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.training import checkpoint, saved_config, step
@@ -34,6 +34,7 @@ class Embedder:
       step: of the checkpoint.
       trained: a run made the weights; if not, they are pretrained ones, and `workdir` is empty.
       fingerprint: hash of the checkpoint's weights and statistics.
+      old_fingerprint: the hash that older indexes and PCA files hold; it leaves the members' weights out.
       mean, std: float32 [3], RGB in 0..1; the checkpoint's normalization of images.
       batch_size: images per batch, config.eval_batch_size.
       image_size: height and width in pixels.
@@ -66,7 +67,8 @@ class Embedder:
         config, self.pca = run.config, None
         if reduce and config.embedding_dim:
             self.dimensions = config.embedding_dim
-            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, self.fingerprint)
+            accepted = self.fingerprint, self.old_fingerprint
+            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, accepted)
 
     @classmethod
     def pretrained(cls, config: ConfigDict) -> 'Embedder':
@@ -107,6 +109,7 @@ class Embedder:
         self._embed = step.make_embed_step(self.run.model, self.run.mesh, self.mean, self.std)
         self.batch_size, self.image_size = config.eval_batch_size, config.image_size
         self.fingerprint = fingerprint(self.variables)
+        self.old_fingerprint = old_fingerprint(self.variables)
         self.dimensions = run.model.dimensions
         self.devices = list(self.run.mesh.local_devices)
 
@@ -118,6 +121,7 @@ class Embedder:
                 'workdir': str(self.workdir.resolve()) if self.trained else '',
                 'step': self.step,
                 'fingerprint': self.fingerprint,
+                'old_fingerprint': self.old_fingerprint,
                 'config': self.run.config.to_dict(),
             },
             'preprocessing': {

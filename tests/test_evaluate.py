@@ -11,6 +11,8 @@ from sklearn.decomposition import PCA
 from support.runs import NoSignals
 from support.tiny import tiny_config, tiny_dataset
 
+from sreml_jax import data
+from sreml_jax.cli import modes
 from sreml_jax.embedder import Embedder
 from sreml_jax.evaluate import evaluate, raw_pixels
 from sreml_jax.run import Run
@@ -107,6 +109,18 @@ def test_reduced_embeddings_have_the_recall_of_the_table(whole, capsys):
     config.ensemble_size = 10
     with pytest.raises(UserError, match='must be less than the 36 training images'):
         evaluate(config, workdir, dataset, thorough=True)
+
+
+def test_the_report_repeats_the_numbers_of_eval(whole, monkeypatch, capsys):
+    _, workdir = whole
+    config = checkpoint.newest_config(workdir)
+    config.embedding_dim = 3
+    recall = evaluate(config, workdir, tiny_dataset(), thorough=True).recall
+    monkeypatch.setattr(data, 'load', lambda _: tiny_dataset())
+    modes.report(modes.Job(config, workdir, signals=None))
+    page = (workdir / 'report.html').read_text()
+    shown = re.findall(r'<dt>Recall@(\d+)</dt><dd>([\d.]+%)</dd>', page)
+    assert shown == [(str(k), f'{100 * share:.2f}%') for k, share in recall.items()]
 
 
 def test_raw_pixels_whose_data_stall_end_in_an_error():

@@ -131,7 +131,8 @@ def report(job: Job) -> None:
     _check_writable(job.workdir)
     report_page.check_installed()
     dataset = data.load(job.config)
-    print(f'{report_page.write(_embedder(job.workdir, job.config), dataset)} shows the run')
+    embedder = _embedder(job.workdir, job.config, reduce=False)  # as --mode=eval, whose numbers it repeats
+    print(f'{report_page.write(embedder, dataset)} shows the run')
 
 
 def serve(job: Job) -> None:
@@ -185,7 +186,7 @@ def _workdir_of(index: 'Index') -> str:
     return flags.WORKDIR.value or index.about['checkpoint']['workdir']
 
 
-def _embedder(workdir: Path | str | None, config: ConfigDict) -> 'Embedder':
+def _embedder(workdir: Path | str | None, config: ConfigDict, *, reduce: bool = True) -> 'Embedder':
     """Returns the embedder of a run, or of pretrained weights if there is no workdir.
 
     Raises:
@@ -197,7 +198,7 @@ def _embedder(workdir: Path | str | None, config: ConfigDict) -> 'Embedder':
 
     if jax.process_count() > 1:
         raise UserError('photographs are embedded by one process, on the devices of one host; start one')
-    return Embedder(workdir, config) if workdir else Embedder.pretrained(config)
+    return Embedder(workdir, config, reduce=reduce) if workdir else Embedder.pretrained(config)
 
 
 def _embedding_like(index: 'Index', config: ConfigDict) -> ConfigDict:

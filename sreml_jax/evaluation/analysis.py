@@ -117,7 +117,8 @@ def _reduced(
             scale = quantization.scale_of(storage, limit)
 
             def change(part, reduces=reduces, width=width, storage=storage, scale=scale):
-                part = np.asarray(reduces(part, width)) if reduces else part
+                if reduces:  # to one shape for all dimensions, which compiles once
+                    part = np.asarray(reduces.only(width)(part, dimensions[1]))
                 return quantization.decode(quantization.encode(part, storage, scale), scale)
 
             size = width * np.dtype(storage).itemsize

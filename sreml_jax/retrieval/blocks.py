@@ -13,11 +13,11 @@ import numpy as np
 from jax import lax
 
 _MOST_ROWS = 2048  # per block; on a CPU, 512 is a fifth slower
-_LEAST_ROWS = 480  # per block; smaller matrix products are slow
+_LEAST_ROWS = 480  # per block, on a CPU; an accelerator takes `_MOST_ROWS`, to start fewer kernels
 _LEAST_BLOCKS = 20  # diagonal blocks compute each pair twice; more blocks waste less
 _BLOCK_BYTES = 2**27  # at most, per block
-_HELD_BYTES = 2**28  # a CPU keeps the blocks of embeddings up to this size
-_HELD_SHARE = 4  # an accelerator keeps up to 1/4 of its memory of queries, and as much of the gallery
+_HELD_BYTES = 2**29  # a CPU keeps blocks up to this size in all
+_HELD_SHARE = 0.5  # an accelerator keeps blocks in up to this share of its free memory
 
 
 class Blocks:
@@ -31,18 +31,27 @@ class Blocks:
       order: int64 [n]; row i of the blocks is x[order[i]].
       rows: rows of each block.
       devices: hold the blocks.
+      alone: no other embeddings need a device's memory: the queries are the gallery.
 
     Attributes:
       order, rows: as given.
       number: of blocks.
     """
 
-    def __init__(self, x: np.ndarray, order: np.ndarray, rows: int, devices: Sequence[jax.Device]):
+    def __init__(
+        self,
+        x: np.ndarray,
+        order: np.ndarray,
+        rows: int,
+        devices: Sequence[jax.Device],
+        *,
+        alone: bool = False,
+    ):
         self.order, self.rows = order, rows
         self.number = -(-len(order) // rows)
         self._x = x
         self._in_order = bool(np.all(order == np.arange(len(order))))
-        held = x.nbytes <= _held_bytes(devices[0])
+        held = x.nbytes <= min(map(_held_bytes, devices)) / (1 if alone else 2)
         # If not all blocks are held, the outer loop's block and the inner loop's block are.
         self.load = functools.lru_cache(None if held else 2 * len(devices))(self._read)
 
@@ -65,21 +74,30 @@ class Blocks:
         filled[: len(values)] = values
         return filled.reshape(self.number, self.rows)
 
+    def on_devices(self, values: np.ndarray, fill: float) -> Callable[[int, jax.Device], jax.Array]:
+        """Returns a function of i and a device: values[i] of `cut`, which crosses to each device once."""
+        return once_per_device(self.cut(values, fill))
+
+
+def once_per_device(parts: np.ndarray) -> Callable[[int, jax.Device], jax.Array]:
+    """Returns a function of i and a device: parts[i], which crosses to each device once."""
+    return functools.lru_cache(None)(lambda i, device: jax.device_put(parts[i], device))
+
 
 def _held_bytes(device: jax.Device) -> float:
-    """Returns up to which size the device keeps all blocks of one set of embeddings."""
+    """Returns up to which size in all the device keeps embeddings."""
     if device.platform == 'cpu':
         return _HELD_BYTES
-    memory = (device.memory_stats() or {}).get('bytes_limit')
-    return memory // _HELD_SHARE if memory else math.inf
+    memory = device.memory_stats() or {}
+    return _HELD_SHARE * (memory.get('bytes_limit', math.inf) - memory.get('bytes_in_use', 0))
 
 
-def rows_of_block(lengths: Sequence[int], width: int, itemsize: int) -> int:
+def rows_of_block(lengths: Sequence[int], width: int, itemsize: int, platform: str) -> int:
     """Chooses the rows per block: a multiple of 16 that leaves little padding for the longest length."""
     longest = max(*lengths, 1)
     most = min(
         _MOST_ROWS,
-        max(_LEAST_ROWS, -(-longest // _LEAST_BLOCKS)),
+        max(_LEAST_ROWS, -(-longest // _LEAST_BLOCKS)) if platform == 'cpu' else _MOST_ROWS,
         max(16, _BLOCK_BYTES // (width * itemsize)),
     )
     even = -(-longest // -(-longest // most))

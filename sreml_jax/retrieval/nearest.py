@@ -45,10 +45,12 @@ def nearest(
     if not len(query) or k < 1:
         shape = len(query), max(k, 0)
         return np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-    size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize)
+    size = chunk or rows_of_block(
+        (len(query), len(gallery)), query.shape[1], query.itemsize, devices[0].platform
+    )
     few = size if chunk or same else min(size, -(-len(query) // _LEAST_QUERIES) * _LEAST_QUERIES)
     # For few queries, blocks of the gallery are longer: a block of similarities keeps its size.
-    rows = Blocks(query, np.arange(len(query)), few, devices)
+    rows = Blocks(query, np.arange(len(query)), few, devices, alone=same)
     if few < size:
         longest = max(size, min(size * size // few, _TILE_BYTES // (gallery.shape[1] * gallery.itemsize)))
         size = min(longest, -(-len(gallery) // 16) * 16)

@@ -36,7 +36,12 @@ class PCA(NamedTuple):
 
     def __call__(self, embeddings: jax.typing.ArrayLike, dimensions: int) -> jax.Array:
         """Reduces float32 [images, d] to [images, dimensions], rows of unit length."""
-        return _unit(_whitened(embeddings, self.mean, self.axes[:dimensions]))
+        return _reduced(embeddings, self.mean, self.axes[:dimensions])
+
+    def only(self, dimensions: int) -> 'PCA':
+        """Returns the PCA with further axes set to 0: other dimensions, but the same shapes and program."""
+        first = np.arange(len(self.axes)) < dimensions
+        return self._replace(axes=self.axes * first[:, None].astype(np.float32))
 
 
 class Reduced(NamedTuple):
@@ -83,8 +88,8 @@ def save(folder: Path, embedding: str, pca: PCA, fingerprint: str) -> None:
         np.savez(file, fingerprint=fingerprint, **pca._asdict())
 
 
-def load(folder: Path, embedding: str, dimensions: int, fingerprint: str) -> PCA:
-    """Reads what `save` wrote.
+def load(folder: Path, embedding: str, dimensions: int, fingerprints: tuple[str, ...]) -> PCA:
+    """Reads what `save` wrote for a checkpoint with any of the fingerprints.
 
     Raises:
       UserError: the file is missing or damaged, has fewer dimensions, or belongs to another checkpoint.
@@ -101,7 +106,7 @@ def load(folder: Path, embedding: str, dimensions: int, fingerprint: str) -> PCA
         ) from None
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f'{path} cannot be read ({error}); {advice}') from error
-    if made_of != fingerprint:
+    if str(made_of) not in fingerprints:
         raise UserError(f'{path} belongs to another checkpoint; {advice}')
     if len(pca.axes) < dimensions:
         raise UserError(f'{path} gives at most {len(pca.axes)} dimensions; {advice}')
@@ -113,5 +118,7 @@ def _whitened(embeddings, mean, axes):
     return jnp.matmul(embeddings - mean, axes.T, precision='highest')
 
 
-def _unit(x: jax.Array) -> jax.Array:
+@jax.jit
+def _reduced(embeddings, mean, axes):
+    x = _whitened(embeddings, mean, axes)
     return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)

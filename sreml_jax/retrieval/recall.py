@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spread
+from sreml_jax.retrieval.blocks import Blocks, once_per_device, rows_of_block, similarities, spread
 from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.runtime import hosts
 
@@ -58,12 +58,13 @@ def ranks(
     labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
     query_labels, gallery_labels = np.split(labels, [len(query)])
 
-    size = chunk or rows_of_block((len(query), len(gallery)), query.shape[1], query.itemsize)
-    rows = Blocks(query, np.argsort(query_labels, kind='stable'), size, devices)
+    size = chunk or rows_of_block(
+        (len(query), len(gallery)), query.shape[1], query.itemsize, devices[0].platform
+    )
+    rows = Blocks(query, np.argsort(query_labels, kind='stable'), size, devices, alone=same)
     row_labels = rows.cut(query_labels[rows.order], -1)
-    if same:
-        columns, column_labels = rows, row_labels
-    else:
+    columns, column_labels = rows, row_labels
+    if not same:
         columns = Blocks(gallery, np.argsort(gallery_labels, kind='stable'), size, devices)
         column_labels = columns.cut(gallery_labels[columns.order], -1)
 
@@ -73,6 +74,9 @@ def ranks(
     column_first, column_last = column_labels[:, 0], column_labels.max(1)
     meeting = [(i, j) for i, j in pairs if first[i] <= column_last[j] and column_first[j] <= last[i]]
 
+    # Copies of a few kilobytes take as long as a small product: each crosses to a device once, not per pair.
+    row_labels_on, column_labels_on = once_per_device(row_labels), once_per_device(column_labels)
+    diagonal = once_per_device(np.array([False, True]))
     best = np.full(row_labels.shape, -np.inf, np.float32)
     kept: dict[tuple[int, int], jax.Array] = {}  # similarities that the second pass needs again
 
@@ -80,19 +84,24 @@ def ranks(
         s = similarities(rows.load(i, device), columns.load(j, device))
         if (len(kept) + 1) * s.nbytes <= _KEPT_BYTES:
             kept[i, j] = s
-        return _best(s, row_labels[i], column_labels[j], same and i == j, both=same)
+        labels = row_labels_on(i, device), column_labels_on(j, device)
+        return _best(s, *labels, diagonal(int(same and i == j), device), both=same)
 
     for i, j, (of_rows, of_columns) in spread(meeting, devices, find):
         best[i] = np.maximum(best[i], of_rows)
         if same and i != j:
             best[j] = np.maximum(best[j], of_columns)
     best = hosts.combine(best, np.max)
+    best_on = once_per_device(best)
 
     def count(i: int, j: int, device: jax.Device):
         s = kept.pop((i, j), None)
         if s is None:
             s = similarities(rows.load(i, device), columns.load(j, device))
-        return _before(s, row_labels[i], column_labels[j], best[i], best[j] if same else None)
+        else:
+            (device,) = s.devices()
+        labels = row_labels_on(i, device), column_labels_on(j, device)
+        return _before(s, *labels, best_on(i, device), best_on(j, device) if same else None)
 
     before = np.zeros(row_labels.shape, np.int32)
     for i, j, (of_rows, of_columns) in spread(pairs, devices, count):

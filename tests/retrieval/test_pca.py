@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
+from support.compiled import programs
 
 from sreml_jax.retrieval import pca
 from sreml_jax.runtime.errors import UserError
@@ -35,6 +36,18 @@ def test_fewer_dimensions_are_the_first_ones():
     np.testing.assert_allclose(np.linalg.norm(three, axis=1), 1, atol=1e-5)
 
 
+def test_only_changes_the_dimensions_but_not_the_shapes():
+    x = embeddings(100, 16)
+    whole = pca.fit(x, 8)
+    short = np.asarray(whole.only(3)(x, 8))
+    np.testing.assert_array_equal(short[:, 3:], 0)
+    np.testing.assert_allclose(short[:, :3], whole(x, 3), atol=1e-6)
+    with programs() as compiled:
+        for dimensions in (2, 5, 7):
+            whole.only(dimensions)(x, 8)
+    assert not compiled
+
+
 def test_bounds_are_the_greatest_values_in_the_training_embeddings():
     x = embeddings(60, 10)
     short = pca.fit(x, 7)
@@ -55,21 +68,27 @@ def test_an_axis_without_variance_is_zero(images):
     assert np.abs(found[:, :3]).max(0).min() > 0.1
 
 
+def test_the_file_of_an_older_fingerprint_is_accepted(tmp_path):
+    made = pca.fit(embeddings(40, 12), 6)
+    pca.save(tmp_path, 'logits', made, 'old')
+    np.testing.assert_array_equal(pca.load(tmp_path, 'logits', 4, ('v2:new', 'old')).axes, made.axes)
+
+
 def test_the_file_and_which_files_are_refused(tmp_path):
     x = embeddings(40, 12)
     short = pca.fit(x, 6)
     with pytest.raises(UserError, match=r'needs .*shrinking.npz, which is not there; make it by --mode=eval'):
-        pca.load(tmp_path, 'logits', 4, 'abc')
+        pca.load(tmp_path, 'logits', 4, ('abc',))
     pca.save(tmp_path, 'logits', short, 'abc')
     assert [path.name for path in tmp_path.iterdir()] == ['shrinking.npz']
-    for there, back in zip(short, pca.load(tmp_path, 'logits', 6, 'abc'), strict=True):
+    for there, back in zip(short, pca.load(tmp_path, 'logits', 6, ('abc',)), strict=True):
         np.testing.assert_array_equal(back, there)
     with pytest.raises(UserError, match='another checkpoint; make it by --mode=eval'):
-        pca.load(tmp_path, 'logits', 4, 'abd')
+        pca.load(tmp_path, 'logits', 4, ('abd',))
     with pytest.raises(UserError, match=r'shrinking_pooled.npz, which is not there; make it by .*=pooled '):
-        pca.load(tmp_path, 'pooled', 4, 'abc')
+        pca.load(tmp_path, 'pooled', 4, ('abc',))
     with pytest.raises(UserError, match=r'gives at most 6 dimensions; make it by .*embedding_dim=7'):
-        pca.load(tmp_path, 'logits', 7, 'abc')
+        pca.load(tmp_path, 'logits', 7, ('abc',))
 
 
 def arrays_missing(path):
@@ -95,4 +114,4 @@ def test_a_damaged_file_is_refused(spoil, tmp_path):
     pca.save(tmp_path, 'logits', pca.fit(embeddings(40, 12), 6), 'abc')
     spoil(tmp_path / 'shrinking.npz')
     with pytest.raises(UserError, match=r'shrinking.npz cannot be read \(.*\); make it by --mode=eval'):
-        pca.load(tmp_path, 'logits', 4, 'abc')
+        pca.load(tmp_path, 'logits', 4, ('abc',))

@@ -169,6 +169,28 @@ def test_shapes_that_do_not_agree_are_refused():
         ranks(x, x[:, :2], np.arange(3), np.arange(3), same=False)
 
 
+@pytest.mark.parametrize('same', [True, False])
+def test_what_crosses_to_a_device_crosses_once(same, monkeypatch):
+    rng = np.random.default_rng(6)
+    (x, labels), (y, others) = tied(rng, 90, 4, 23), tied(rng, 120, 4, 23)
+    crossed, put = [], jax.device_put
+
+    def counted(value, device):
+        crossed.append(np.asarray(value))
+        return put(value, device)
+
+    monkeypatch.setattr(jax, 'device_put', counted)
+    monkeypatch.setattr(recall, '_KEPT_BYTES', 0)
+    gallery = (x, labels) if same else (y, others)
+    with jax.transfer_guard_host_to_device('disallow'):  # but for device_put
+        found = ranks(x, gallery[0], labels, gallery[1], same=same, chunk=30)
+    np.testing.assert_array_equal(found, brute_force(x, gallery[0], labels, gallery[1], same))
+    blocks = [a for a in crossed if a.ndim == 2]
+    assert len(blocks) == (3 if same else 7)  # of 30 rows each
+    # Labels of each block, the best of the rows' blocks, and whether a pair is on the diagonal.
+    assert len(crossed) - len(blocks) <= 2 * len(blocks) + 2
+
+
 def test_several_devices_give_the_same_ranks():
     rng = np.random.default_rng(5)
     x, labels = tied(rng, 120, 4, 23)

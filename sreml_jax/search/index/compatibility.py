@@ -49,7 +49,8 @@ def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str,
             f'{folder} holds embeddings of {there["dimensions"]:,} dimensions and this run makes '
             f'{here["dimensions"]:,}; {_advice("embedding_dim")}'
         )
-    if was['fingerprint'] != now['fingerprint']:
+    # Older indexes hold another hash of the same checkpoint.
+    if was['fingerprint'] not in (now['fingerprint'], now.get('old_fingerprint')):
         raise UserError(
             f'{folder} was made by another checkpoint: by {_maker(was)}, not by {_maker(now)}; '
             'name that --workdir, or embed into another folder'
