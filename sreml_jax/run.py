@@ -86,7 +86,7 @@ def _hashes(path: tuple, leaf: jax.Array) -> np.ndarray:
         if shard.replica_id == 0:
             parts, first = np.asarray(shard.data), (shard.index[0].start or 0) if by_member else 0
             for i, part in enumerate(parts if by_member else [parts], first):
-                hashes[i] = np.frombuffer(hashlib.sha256(np.ascontiguousarray(part)).digest(), np.uint8)
+                hashes[i] = np.frombuffer(hashlib.sha256(np.ascontiguousarray(part).data).digest(), np.uint8)
     return hashes
 
 

@@ -75,7 +75,8 @@ def ranks(
     meeting = [(i, j) for i, j in pairs if first[i] <= column_last[j] and column_first[j] <= last[i]]
 
     # Copies of a few kilobytes take as long as a small product: each crosses to a device once, not per pair.
-    row_labels_on, column_labels_on = once_per_device(row_labels), once_per_device(column_labels)
+    row_labels_on = once_per_device(row_labels)
+    column_labels_on = row_labels_on if same else once_per_device(column_labels)
     diagonal = once_per_device(np.array([False, True]))
     best = np.full(row_labels.shape, -np.inf, np.float32)
     kept: dict[tuple[int, int], jax.Array] = {}  # similarities that the second pass needs again

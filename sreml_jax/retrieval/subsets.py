@@ -15,6 +15,8 @@ from sreml_jax.runtime import hosts
 
 # Similarities of two blocks, by member and by subset: near a CPU's caches; few kernels on an accelerator.
 _CPU_TILE_BYTES, _TILE_BYTES = 2**23, 2**28
+# A product's rounding depends on its place in a block: similarities this close, relatively, are a tie.
+_ROUNDING = 2.0**-18
 
 
 def recall_at_1(
@@ -30,8 +32,8 @@ def recall_at_1(
 
     The similarity of two images is the sum of their members' similarities. So two blocks are multiplied
     member by member once, and one matrix product then sums over the members of every subset. A query is a hit
-    if its best correct match is more similar than every wrong image; ties count against the query. Several
-    hosts share the blocks; all of them must call this with the same arguments.
+    if its best correct match is more similar than every wrong image; ties, up to rounding, count against the
+    query. Several hosts share the blocks; all of them must call this with the same arguments.
 
     Args:
       query: float32 [queries, members * dimensions]; all members' parts of one norm. A NaN in a row makes the
@@ -43,7 +45,8 @@ def recall_at_1(
       chunk: rows per block; default: by the number of members and subsets.
 
     Returns:
-      float64 [subsets], 0..1, the same as from `recall.ranks` of the chosen columns.
+      float64 [subsets], 0..1, the same as from `recall.ranks` of the chosen columns, except that near-ties
+      count as ties.
     """
     devices = devices or jax.local_devices()
     same = protocol.same
@@ -72,7 +75,9 @@ def recall_at_1(
         if same and i != j:
             best[j] = np.maximum(best[j], of_columns)
     match, wrong = hosts.combine(best, np.max).transpose(1, 2, 0, 3)
-    return (match > wrong).reshape(len(chosen), -1)[:, : len(query)].mean(1)
+    with np.errstate(invalid='ignore'):  # -inf - -inf: no match, which is no hit
+        hit = match - wrong > _ROUNDING * np.abs(match)
+    return hit.reshape(len(chosen), -1)[:, : len(query)].mean(1)
 
 
 def _rows(longest: int, values: int, platform: str) -> int:
@@ -97,7 +102,7 @@ def _best(query, gallery, row_labels, column_labels, weights, diagonal, both):
     s = jnp.einsum('sm,mrc->src', weights, by_member, precision=lax.Precision.HIGHEST)
     s = jnp.where(jnp.isnan(s), -jnp.inf, s)
     match = row_labels[:, None] == column_labels[None]
-    itself = diagonal & jnp.eye(*match.shape, dtype=bool)
+    itself = diagonal & jnp.eye(match.shape[0], match.shape[1], dtype=bool)
     of_matches = jnp.where(match & ~itself, s, -jnp.inf)
     of_wrong = jnp.where(match, -jnp.inf, s)
     of_rows, of_columns = (jnp.stack([of_matches.max(a), of_wrong.max(a)]) for a in (2, 1))
