@@ -52,69 +52,100 @@ def ranks(
     _check(query, gallery, protocol)
     if not len(query) or not len(gallery):
         return np.full(len(query), NO_MATCH, np.int32)
-    devices = devices or jax.local_devices()
-    same = protocol.same
-    labels = np.concatenate([protocol.query_labels, protocol.gallery_labels])
-    labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    query_labels, gallery_labels = np.split(labels, [len(query)])
-
-    size = chunk or rows_of_block(
-        (len(query), len(gallery)), query.shape[1], query.itemsize, devices[0].platform
-    )
-    rows = Blocks(query, np.argsort(query_labels, kind='stable'), size, devices, alone=same)
-    row_labels = rows.cut(query_labels[rows.order], -1)
-    columns, column_labels = rows, row_labels
-    if not same:
-        columns = Blocks(gallery, np.argsort(gallery_labels, kind='stable'), size, devices)
-        column_labels = columns.cut(gallery_labels[columns.order], -1)
-
-    pairs = hosts.share([(i, j) for i in range(rows.number) for j in range(i if same else 0, columns.number)])
-    # Labels ascend: two blocks share a class if and only if the ranges of their labels meet.
-    first, last = row_labels[:, 0], row_labels.max(1)
-    column_first, column_last = column_labels[:, 0], column_labels.max(1)
-    meeting = [(i, j) for i, j in pairs if first[i] <= column_last[j] and column_first[j] <= last[i]]
-
-    # Copies of a few kilobytes take as long as a small product: each crosses to a device once, not per pair.
-    row_labels_on = once_per_device(row_labels)
-    column_labels_on = row_labels_on if same else once_per_device(column_labels)
-    diagonal = once_per_device(np.array([False, True]))
-    best = np.full(row_labels.shape, -np.inf, np.float32)
-    kept: dict[tuple[int, int], jax.Array] = {}  # similarities that the second pass needs again
-
-    def find(i: int, j: int, device: jax.Device):
-        s = similarities(rows.load(i, device), columns.load(j, device))
-        if (len(kept) + 1) * s.nbytes <= _KEPT_BYTES:
-            kept[i, j] = s
-        labels = row_labels_on(i, device), column_labels_on(j, device)
-        return _best(s, *labels, diagonal(int(same and i == j), device), both=same)
-
-    for i, j, (of_rows, of_columns) in spread(meeting, devices, find):
-        best[i] = np.maximum(best[i], of_rows)
-        if same and i != j:
-            best[j] = np.maximum(best[j], of_columns)
-    best = hosts.combine(best, np.max)
-    best_on = once_per_device(best)
-
-    def count(i: int, j: int, device: jax.Device):
-        s = kept.pop((i, j), None)
-        if s is None:
-            s = similarities(rows.load(i, device), columns.load(j, device))
-        else:
-            (device,) = s.devices()
-        labels = row_labels_on(i, device), column_labels_on(j, device)
-        return _before(s, *labels, best_on(i, device), best_on(j, device) if same else None)
-
-    before = np.zeros(row_labels.shape, np.int32)
-    for i, j, (of_rows, of_columns) in spread(pairs, devices, count):
-        before[i] += of_rows
-        if same and i != j:
-            before[j] += of_columns
-    before = hosts.combine(before, np.sum)
-
+    pairs = _Pairs(query, gallery, protocol, devices or jax.local_devices(), chunk)
+    best = pairs.best_matches()
     result = np.empty(len(query), np.int32)
-    result[rows.order] = np.where(best == -np.inf, NEVER, before).reshape(-1)[: len(query)]
+    before = np.where(best == -np.inf, NEVER, pairs.at_least_as_similar(best))
+    result[pairs.order] = before.reshape(-1)[: len(query)]
     result[protocol.relevant == 0] = NO_MATCH
     return result
+
+
+class _Pairs:
+    """All pairs of a block of queries and a block of the gallery, both in the order of their classes.
+
+    Attributes:
+      order: int64 [queries]; row i of the blocks is query order[i].
+    """
+
+    def __init__(
+        self,
+        query: np.ndarray,
+        gallery: np.ndarray,
+        protocol: Protocol,
+        devices: Sequence[jax.Device],
+        chunk: int | None,
+    ):
+        self._devices, self._same = devices, protocol.same
+        labels = np.concatenate([protocol.query_labels, protocol.gallery_labels])
+        labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
+        lengths, platform = (len(query), len(gallery)), devices[0].platform
+        size = chunk or rows_of_block(lengths, query.shape[1], query.itemsize, platform)
+
+        def sort(x: np.ndarray, labels: np.ndarray) -> tuple[Blocks, np.ndarray]:
+            blocks = Blocks(x, np.argsort(labels, kind='stable'), size, devices, alone=self._same)
+            return blocks, blocks.cut(labels[blocks.order], -1)
+
+        self._rows, row_labels = sort(query, labels[: len(query)])
+        self._columns, column_labels = self._rows, row_labels
+        if not self._same:
+            self._columns, column_labels = sort(gallery, labels[len(query) :])
+        self.order, self._shape = self._rows.order, row_labels.shape
+        self._pairs = hosts.share(
+            [
+                (i, j)
+                for i in range(self._rows.number)
+                for j in range(i if self._same else 0, self._columns.number)
+            ]
+        )
+        # Labels ascend: two blocks share a class if and only if the ranges of their labels meet.
+        first, last = row_labels[:, 0], row_labels.max(1)
+        column_first, column_last = column_labels[:, 0], column_labels.max(1)
+        self._meeting = [
+            (i, j) for i, j in self._pairs if first[i] <= column_last[j] and column_first[j] <= last[i]
+        ]
+        # A copy of a few kilobytes takes as long as a small product: each crosses to a device once.
+        self._row_labels = once_per_device(row_labels)
+        self._column_labels = self._row_labels if self._same else once_per_device(column_labels)
+        self._diagonal = once_per_device(np.array([False, True]))
+        self._kept: dict[tuple[int, int], jax.Array] = {}  # similarities that the second pass needs again
+
+    def best_matches(self) -> np.ndarray:
+        """Returns each query's greatest similarity to a correct match, or -inf; float32 [blocks, rows]."""
+
+        def find(i: int, j: int, device: jax.Device):
+            s = similarities(self._rows.load(i, device), self._columns.load(j, device))
+            if (len(self._kept) + 1) * s.nbytes <= _KEPT_BYTES:
+                self._kept[i, j] = s
+            labels = self._row_labels(i, device), self._column_labels(j, device)
+            return _best(s, *labels, self._diagonal(int(self._same and i == j), device), both=self._same)
+
+        best = np.full(self._shape, -np.inf, np.float32)
+        for i, j, (of_rows, of_columns) in spread(self._meeting, self._devices, find):
+            best[i] = np.maximum(best[i], of_rows)
+            if self._same and i != j:
+                best[j] = np.maximum(best[j], of_columns)
+        return hosts.combine(best, np.max)
+
+    def at_least_as_similar(self, best: np.ndarray) -> np.ndarray:
+        """Counts the wrong images that are at least as similar as `best`; int32 [blocks, rows]."""
+        best_on = once_per_device(best)
+
+        def count(i: int, j: int, device: jax.Device):
+            s = self._kept.pop((i, j), None)
+            if s is None:
+                s = similarities(self._rows.load(i, device), self._columns.load(j, device))
+            else:
+                (device,) = s.devices()
+            labels = self._row_labels(i, device), self._column_labels(j, device)
+            return _before(s, *labels, best_on(i, device), best_on(j, device) if self._same else None)
+
+        before = np.zeros(self._shape, np.int32)
+        for i, j, (of_rows, of_columns) in spread(self._pairs, self._devices, count):
+            before[i] += of_rows
+            if self._same and i != j:
+                before[j] += of_columns
+        return hosts.combine(before, np.sum)
 
 
 def recall_at(ranks: np.ndarray, ks: Iterable[int]) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, complete or set aside. The only file that touches orbax."""
+"""The checkpoints of a run: saved in the background, restored from the newest complete one, or set aside."""
 
 import contextlib
 import itertools
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -18,39 +17,42 @@ from orbax.checkpoint import checkpoint_managers
 
 from sreml_jax.runtime import hosts, versions
 from sreml_jax.runtime.errors import RunError, UserError
-from sreml_jax.training import checkpoint_errors, checksums, saved_config
+from sreml_jax.training import checkpoint_errors, checksums
+from sreml_jax.training.checkpoint_items import (
+    CHECKSUMS,
+    CONFIG,
+    FORMAT,
+    META_CLASSES,
+    OTHER_FAULTS,
+    PROGRESS,
+    STATE,
+    VERSIONS,
+    CheckpointItems,
+    Damaged,
+    in_any_process,
+)
 from sreml_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
 T = TypeVar('T')
 
-STATE, META_CLASSES, CONFIG, VERSIONS = 'state', 'meta_classes', 'config', 'versions'
-CHECKSUMS = 'checksums'  # checkpoints have them since format 2, which VERSIONS names
-FORMAT = {'checkpoint': '2'}
-PROGRESS = 'place'  # its name on disk since the first checkpoints
 LAST_TRIES = (0, 1, 2, 4, 8)  # seconds before each try to save the last state of a run
-# Not the disk's fault: no memory, or another process that died.
-_OTHER_FAULTS = (MemoryError, jax.errors.JaxRuntimeError)
 
 
-class _Damaged(Exception):
-    """An item of a checkpoint cannot be read, in this process or another."""
-
-
-class Checkpoints:
+class Checkpoints(CheckpointItems):
     """The checkpoints under one workdir: state, meta-class table, config, progress, package versions.
 
-    They are moved into place when complete, and compared with their checksums when
-    read. Several hosts call every method alike, and decide alike.
+    They are moved into place when complete, and compared with their checksums when read. Several hosts must
+    call every method alike, and decide alike.
 
     Args:
       workdir: of the run; checkpoints lie in its folder 'checkpoints'.
-      kept: the newest so many stay.
+      kept: how many of the newest stay.
       read_only: nothing is created, moved or cleaned up.
     """
 
     def __init__(self, workdir: Path, kept: int = 1, read_only: bool = False):
-        self.folder = workdir.resolve() / 'checkpoints'
+        super().__init__(workdir.resolve() / 'checkpoints')
         self._kept, self._read_only = kept, read_only
         self._pending: int | None = None  # the step whose save is under way
         checkpoint_errors.hush()
@@ -137,11 +139,11 @@ class Checkpoints:
         error = None
         try:
             yield
-        except _OTHER_FAULTS:
+        except OTHER_FAULTS:
             raise
         except Exception as caught:  # orbax and tensorstore raise many kinds
             error = caught
-        if _in_any_process(error is not None):
+        if in_any_process(error is not None):
             free = shutil.disk_usage(self.folder).free / 1e9
             _warn(
                 'the checkpoint of step %d could not be saved (%s; %.1f GB are free in %s); those before it '
@@ -154,7 +156,7 @@ class Checkpoints:
     def save_last(
         self, state: TrainState, meta_table: np.ndarray, config: ConfigDict, progress: dict[str, Any]
     ) -> None:
-        """Returns when `state` lies on the disk, after some tries if need be; arguments as of `save`.
+        """Returns when `state` lies on the disk, after some tries if need be; see `save` for the arguments.
 
         Raises:
           RunError: it could not be saved.
@@ -179,9 +181,9 @@ class Checkpoints:
     def newest_whole(self, read: Callable[[int], T]) -> tuple[int, T]:
         """Returns the step of the newest whole checkpoint, and what `read(step)` returns of it.
 
-        `read` calls the methods below, `config` first, and may refuse what it finds by a UserError: a
-        checkpoint of another model is not a damaged one. Damaged ones are moved to
-        <workdir>/checkpoints_damaged, unless all are or this is read only.
+        `read` calls the methods of `CheckpointItems`, `config` first. It may refuse what it finds by a
+        UserError: a checkpoint of another model is not damaged. Damaged checkpoints are moved to
+        <workdir>/checkpoints_damaged, unless all are damaged or this is read only.
 
         Raises:
           UserError: no checkpoint can be read.
@@ -190,7 +192,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 found = read(step)
-            except _Damaged as error:
+            except Damaged as error:
                 damaged[step] = str(error)
                 continue
             self._set_aside(damaged, step)
@@ -200,93 +202,6 @@ class Checkpoints:
             f'no checkpoint in {self.folder} can be read ({reasons}); put a whole copy there, or take '
             'another --workdir'
         )
-
-    def config(self, step: int) -> ConfigDict:
-        """Returns the config that the checkpoint was saved with."""
-        return self._understood(CONFIG, lambda: saved_config.restore(self._json(step, CONFIG)))
-
-    def progress(self, step: int) -> dict[str, Any]:
-        """Returns the progress that the checkpoint was saved with; {} if it is older than progress is."""
-        return self._understood(PROGRESS, lambda: _progress(self._later_json(step, PROGRESS)))
-
-    def versions(self, step: int) -> dict[str, str]:
-        """Returns the versions of the packages that saved the checkpoint; {} if it does not say."""
-        found = self._later_json(step, VERSIONS)
-        return {name: str(version) for name, version in found.items() if name not in FORMAT}
-
-    def meta_table(self, step: int) -> np.ndarray:
-        """Returns the meta-class table, int32 [members, classes]."""
-        args = ocp.args.StandardRestore()
-        table = np.asarray(self._item(step, META_CLASSES, ocp.StandardCheckpointHandler(), args)['table'])
-        self._compare(step, {META_CLASSES: checksums.of_json(table.tolist())})
-        return table
-
-    def state(self, step: int, abstract: TrainState) -> TrainState:
-        """Returns the state, laid out as the shardings of `abstract` say, whatever mesh saved it."""
-        return TrainState(**self._arrays(step, dict(vars(abstract))))
-
-    def variables(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-        """Returns parameters and statistics, without Adam's moments, laid out as `abstract` says."""
-        return self._arrays(step, abstract)
-
-    def _arrays(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-        args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
-        arrays = self._item(step, STATE, ocp.PyTreeCheckpointHandler(), args)
-        self._compare(step, lambda: checksums.of_arrays(arrays))
-        return arrays
-
-    def _later_json(self, step: int, name: str) -> dict[str, Any]:
-        """Returns an item that the first checkpoints did not have, {} then."""
-        if self._has(step, name) or self._has(step, CHECKSUMS):
-            return self._json(step, name)
-        return {}
-
-    def _json(self, step: int, name: str) -> dict[str, Any]:
-        found = self._item(step, name, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
-        if not isinstance(found, dict):
-            raise _Damaged(f'{name}: it is a {type(found).__name__}')
-        if name != CHECKSUMS:
-            self._compare(step, {name: checksums.of_json(found)})
-        return found
-
-    def _compare(self, step: int, found: dict[str, int] | Callable[[], dict[str, int]]) -> None:
-        """Raises _Damaged if one of these checksums is not the saved one; older checkpoints have none."""
-        if not self._has(step, CHECKSUMS):
-            if self._has(step, VERSIONS) and FORMAT.keys() <= self._versions_of_format(step):
-                raise _Damaged(f'{CHECKSUMS}: they are gone')
-            return
-        saved = self._json(step, CHECKSUMS)
-        found = found() if callable(found) else found
-        if changed := [name for name, value in found.items() if saved.get(name) != value]:
-            more = f' and {len(changed) - 1} more' if len(changed) > 1 else ''
-            raise _Damaged(f'{changed[0]}{more}: not what was saved')
-
-    def _versions_of_format(self, step: int) -> set[str]:
-        return set(self._item(step, VERSIONS, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()))
-
-    def _has(self, step: int, name: str) -> bool:
-        return not _in_any_process(not (self.folder / str(step) / name).exists())
-
-    def _understood(self, name: str, read: Callable[[], T]) -> T:
-        """Returns what `read` returns; what it cannot understand is damage."""
-        try:
-            return read()
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _Damaged(f'{name}: {checkpoint_errors.reason(error)}') from error
-
-    def _item(self, step: int, name: str, handler: ocp.CheckpointHandler, args: Any) -> Any:
-        # The handler, not the manager: that one makes processes wait for one whose read has failed.
-        item, error = None, None
-        try:
-            item = handler.restore(self.folder / str(step) / name, args=args)
-        except _OTHER_FAULTS:
-            raise
-        except Exception as caught:  # as many kinds as there are ways to be damaged
-            error = caught
-        if _in_any_process(error is not None):
-            raise _Damaged(f'{name}: {checkpoint_errors.reason(error)}') from error
-        return item
 
     def _set_aside(self, damaged: dict[int, str], used: int) -> None:
         for step, reason in damaged.items():
@@ -308,16 +223,6 @@ class Checkpoints:
             self._reopen()
 
 
-def _progress(found: dict[str, Any]) -> dict[str, Any]:
-    """Returns the progress; raises ValueError if a part of it has another type than `save` takes."""
-    numbers, classes = ('steps_per_epoch', 'offset', 'skipped'), found.get('classes', [])
-    if any(type(found.get(name, 0)) is not int for name in numbers) or found.get('steps_per_epoch', 1) < 1:
-        raise ValueError('its numbers are no whole numbers')
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise ValueError('its classes are no list of names')
-    return found
-
-
 def newest(workdir: Path) -> tuple[Checkpoints, int]:
     """Returns the checkpoints of `workdir`, to read only, and the newest one's step."""
     if (workdir / 'checkpoints').is_dir():
@@ -331,10 +236,6 @@ def newest_config(workdir: Path) -> ConfigDict:
     """Returns the config that the newest whole checkpoint of `workdir` was saved with."""
     checkpoints, _ = newest(workdir)
     return checkpoints.newest_whole(checkpoints.config)[1]
-
-
-def _in_any_process(failed: bool) -> bool:
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(failed))))
 
 
 def _warn(message: str, *args: Any) -> None:
