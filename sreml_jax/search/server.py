@@ -104,6 +104,7 @@ def settings(served: Guard, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         served,
         log_level='error',
+        log_config=None,  # uvicorn's own would close every other log handler
         loop='asyncio',
         http=_Protocol,
         ws='none',

@@ -12,9 +12,10 @@ SCHEDULES = ('step', 'cosine', 'constant')
 def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """Returns the learning rate as a function of the step (0 before the first update).
 
-    'step' multiplies by `schedule_factor` after each share of the epochs in `schedule_steps`, whole epochs as
-    torch's MultiStepLR counts them, or steps if two drops fell on one epoch or the first; 'cosine' falls to 0
-    over the run; warm-up multiplies either by a factor that rises linearly to 1 over `warmup_epochs`.
+    'step' multiplies by `schedule_factor` after each share of the epochs in `schedule_steps`. It counts whole
+    epochs, as torch's MultiStepLR does, or steps if two drops would fall on one epoch or one on the start.
+    'cosine' falls to 0 over the run. Warm-up multiplies any of them by a factor that rises linearly to 1 over
+    `warmup_epochs`.
     """
     total = config.num_epochs * steps_per_epoch
     warmup = round(config.warmup_epochs * steps_per_epoch)

@@ -147,5 +147,4 @@ def test_strange_requests(place, monkeypatch, capfd, caplog):
     assert capfd.readouterr() == ('', '')
     assert not [record for record in caplog.records if record.exc_info]
     assert counts.total() == cases(CASES) and counts['accepted'] and counts['refused']
-    with capfd.disabled():
-        print(f'\n{cases(CASES)} requests: {dict(sorted(counts.items()))}')
+    print(f'{cases(CASES)} requests: {dict(sorted(counts.items()))}')
