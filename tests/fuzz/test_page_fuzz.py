@@ -90,7 +90,7 @@ def pictures(path: Path) -> list[bytes]:
 
 
 def request(random: np.random.Generator, host: str, bodies: list[bytes]) -> bytes:
-    """Returns the bytes of a request: a search for a damaged picture, strange headers, or a damaged request."""
+    """Returns the bytes of a request: a damaged picture, strange headers, or a damaged request."""
 
     def one(choices):
         return choices[random.integers(len(choices))]

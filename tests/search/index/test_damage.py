@@ -135,7 +135,9 @@ def test_fields_that_are_missing_or_of_another_type(field, value, why, tmp_path)
         about[field] = value
     path.write_text(json.dumps(about))
     refused(tmp_path, why, read)
-    assert len(str(pytest.raises(UserError, read, tmp_path).value)) < 400
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
