@@ -287,12 +287,13 @@ def test_shrunk_embeddings_are_searched_without_being_told(embedding, workdir, t
 
 
 def test_nothing_to_embed(embedder, tmp_path):
+    (tmp_path / 'photos').mkdir()
     with pytest.raises(UserError, match='there is no picture in'):
-        embed(embedder, str(tmp_path), tmp_path / 'index')
+        embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
     assert not (tmp_path / 'index').exists()
-    (tmp_path / 'text.jpg').write_text('no picture')
+    (tmp_path / 'photos' / 'text.jpg').write_text('no picture')
     with pytest.raises(UserError, match=r'no file in .* is a picture: .*text.jpg: not an image'):
-        embed(embedder, str(tmp_path), tmp_path / 'index')
+        embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
 
 
 def test_the_index_must_not_lie_among_the_images(workdir, embedder, tmp_path):
