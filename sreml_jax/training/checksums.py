@@ -23,9 +23,10 @@ def of_arrays(tree: Any) -> dict[str, int]:
     The arrays lie on a mesh (NamedSharding); several hosts must all call it, and get the same.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = jax.device_get([_on(array.sharding.mesh)(array) for _, array in leaves])
+    # One at a time: several hosts may run programs that are under way together in different orders, and hang.
+    sums = [int(_on(array.sharding.mesh)(array)) for _, array in leaves]
     names = (jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves)
-    return dict(zip(names, map(int, sums), strict=True))
+    return dict(zip(names, sums, strict=True))
 
 
 def of_json(value: Any) -> int:

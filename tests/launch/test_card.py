@@ -1,11 +1,13 @@
 """`python launch/bench card`: its parts in small, on a CPU; what time limits and kills leave behind."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -78,8 +80,12 @@ def test_killed_half_way_it_has_kept_what_was_finished(tmp_path):
         if kept.exists():
             break
         time.sleep(0.1)
+    parts = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=60)
+    for part in parts:  # the one under way, which runs on by itself
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(part), signal.SIGKILL)
     record = json.loads(kept.read_text())
     assert record['parts']["recall at SOP's size"]['state'] == 'done'
     assert record['not started'] == ['check of other backbones']
