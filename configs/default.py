@@ -61,7 +61,7 @@ def get_config() -> config_dict.ConfigDict:
     c.gpu_ids = ()  # local devices to use; () takes all
     c.mesh = ()  # (data, member) devices; () puts all on the member axis
     c.dtype = 'auto'  # of the computation: 'float32', 'bfloat16'; 'auto' is bfloat16 on a GPU
-    c.member_conv = 'auto'  # how a member's convolutions run; see sreml_jax/model/member_conv.py
+    c.member_conv = 'auto'  # how a member's convolutions run; see sreml_jax/model/conv/member_conv.py
     c.remat = False  # compute activations again in the backward pass: less memory, a third more work
     c.compilation_cache = '~/.cache/sreml_jax/xla'  # compiled programs are kept here; '' keeps none
 

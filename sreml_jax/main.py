@@ -4,7 +4,7 @@ Trains a squeezed randomized ensemble on the dataset that the config names, and 
 field of configs/default.py can be set: --config.model_type=resnet34. With no flags it trains
 configs/glyphs.py into runs/glyphs. A config file is Python code: run only those you trust.
 
-The flags and --help are in options.py, what each mode does in modes.py.
+The flags are in cli/flags.py, --help in cli/help.py, what each mode does in cli/modes.py.
 """
 
 import logging
@@ -35,9 +35,9 @@ def _end(code: int) -> None:
 
 
 def quiet_libraries() -> None:
-    """Leaves the terminal to this program: orbax and TFDS tell every step of theirs through absl.
+    """Silences orbax and TFDS, which log every step through absl.
 
-    Even their errors: those are raised as well, and a save that fails is this program's to tell.
+    Their errors are silenced too: they are raised as well, and this program reports failed saves itself.
     """
     absl_logging.set_verbosity(absl_logging.FATAL)
     handler = logging.StreamHandler()

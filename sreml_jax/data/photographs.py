@@ -24,7 +24,7 @@ class Found(NamedTuple):
       path: absolute; links are not resolved. UTF-8, as every table wants it: what is not is escaped. That of
         a folder ends with '/'.
       label: its class: the name of the folder it lies in, where that is below the folder searched; else None.
-      problem: a sentence about what cannot even be tried to read, or ''.
+      problem: why reading this file was not attempted, or ''.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Photograph(NamedTuple):
     """A file that was read.
 
     Attributes:
-      path, label: as of Found.
+      path, label: as in `Found`.
       sha256: of the file's bytes, in hexadecimal; '' where it could not be read.
       width, height: pixels, upright.
       image: uint8 [size, size, 3], with the pixels that evaluation would see; None of a file that was known

@@ -1,9 +1,9 @@
 """Batch normalization in as few passes over the activations as they need.
 
-Same parameters and statistics as `flax.linen.BatchNorm`, and same numbers but for rounding. That one
-subtracts the mean and scales afterwards: written so, its derivative keeps every centered activation and sums
-up an array that is but a multiple of another. As one multiplication and one addition, whose factors are
-computed per channel, nothing is kept but the convolution's output.
+It has the parameters and statistics of `flax.linen.BatchNorm` and gives the same results up to rounding. Flax
+subtracts the mean and then scales, so its gradient keeps every centered activation and sums an array that is
+only a multiple of another. One multiplication and one addition with factors per channel keep only the
+convolution's output.
 """
 
 from typing import Any

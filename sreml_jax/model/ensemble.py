@@ -56,7 +56,7 @@ class Member(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Images to what all members make of them. Initial values: see `initial`.
+    """Maps images to the outputs of all members. Initial values: see `init`.
 
     Attributes:
       model_type: a key of `resnet.BACKBONES`.

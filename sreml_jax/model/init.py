@@ -29,7 +29,7 @@ def draw(shapes: Any, seed: int, shardings: Any) -> Any:
     """Draws all variables onto their devices.
 
     Args:
-      shapes: as of `shapes`; leaves under 'members' have the members as first axis.
+      shapes: as returned by `shapes`; leaves under 'members' have the members as first axis.
       seed: the values are a function of it.
       shardings: of every variable; members' arrays may be split along their first axis only.
 

@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """What stops a run that began well (a loss that is not finite, a full disk), said likewise.
+    """A failure during a run (a loss that is not finite, a full disk), described in one sentence.
 
     `main` prints it without a traceback and exits with code 1.
     """

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class Signals:
-    """Handles both signals from its making on.
+    """Handles both signals from construction on.
 
     Outside `held` the first signal ends the program by SystemExit, so that files are closed and temporary
     ones removed. Inside, it is only noted.

@@ -1,8 +1,7 @@
-"""What XLA's CPU compiler is told, which left alone does a part of the work many times over.
+"""Options for XLA on CPU, which otherwise recomputes fused activations in every consumer.
 
-It fuses what makes an activation into each of its readers: the sums of a stage's shortcuts are added up again
-for every convolution and every transposed copy. A barrier keeps them apart, if the compiler is told not to
-drop barriers before it fuses.
+The sums of a stage's shortcuts are then added again for every convolution and every transposed copy. A fusion
+barrier prevents this, provided that the compiler does not drop barriers before it fuses.
 """
 
 import jax

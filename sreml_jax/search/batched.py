@@ -53,8 +53,8 @@ class Finder:
         self.index, self._embedder, self._top = index, embedder, top
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._working: asyncio.Task | None = None  # it ends with the loop
-        # However many ask, few pictures lie decoded in memory. A slow one must not stop the others, nor the
-        # pictures of the index the photographs.
+        # Few pictures lie decoded in memory, however many clients ask. A slow picture must not block the
+        # others, and thumbnails must not block uploads: each has its own pool.
         threads = max(4, machine.cores())
         self._decoding, self._thumbnails = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         self._searching, self._reading = ThreadPoolExecutor(1), ThreadPoolExecutor(1)

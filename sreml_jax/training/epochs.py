@@ -1,4 +1,4 @@
-"""How the steps of a run fall into its epochs, whatever changed when it went on."""
+"""Maps steps to epochs, also in a run that was resumed with other epochs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,13 +10,14 @@ import optax
 
 @dataclasses.dataclass(frozen=True)
 class Epochs:
-    """A run's epochs, each of so many steps. Where their steps change, epochs count, and steps count on.
+    """A run's epochs and the steps in each.
+
+    If a resumed run has other steps per epoch, its progress is kept in epochs; step numbers keep increasing.
 
     Attributes:
       number: of epochs in the whole run.
       steps: of one epoch.
-      offset: the step after which the first epoch would have begun, had all had as many steps; 0 where none
-        had another number.
+      offset: step - offset counts steps of the current length; 0 if the length never changed.
     """
 
     number: int
@@ -25,7 +26,7 @@ class Epochs:
 
     @classmethod
     def going_on(cls, number: int, steps: int, step: int, place: Mapping[str, Any]) -> 'Epochs':
-        """Returns the epochs of a run that goes on from `step` with the share of them done that was done.
+        """Returns the epochs of a run resumed at `step`, keeping the share of epochs already done.
 
         Where that share is no whole number of steps, it is rounded down: a part of a batch comes again.
 

@@ -63,7 +63,7 @@ def initial_state(
 ) -> TrainState:
     """Returns a fresh state, made where it lies: no device ever holds all members.
 
-    weights: pretrained ones, as of `pretrained.read`; what they do not give is drawn.
+    weights: pretrained weights from `torchvision.read`; missing ones are drawn at random.
     """
     abstract = abstract_state(model, optimizer, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)

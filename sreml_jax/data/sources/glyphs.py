@@ -25,7 +25,7 @@ _COMPARED = ('DejaVuSans', 'DejaVuSansMono', 'DejaVuSerif', 'DejaVuSans-Bold')
 _ALIKE = 0.9  # cosine of two drawings from which on they pass for one picture, as Latin A and Greek Alpha do
 
 _SIZE = 32  # pixels of both sides
-_FINE = 2  # drawn so many times larger first
+_FINE = 2  # drawn at this multiple of the size, then shrunk
 _EM = 0.62  # font size as a share of the side
 
 

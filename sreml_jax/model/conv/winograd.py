@@ -108,7 +108,7 @@ def _inputs(x: jax.Array, a: Transform, padding: tuple, size: tuple[int, ...], s
 
 
 def _outputs(dy: jax.Array, a: Transform) -> Grid:
-    """Pixel (i, j) of every output tile, likewise, transformed."""
+    """Returns the transformed pixel (i, j) of every output tile, laid out as in `_inputs`."""
     dy = _wide(dy)
     edges = [(0, n % 2, 0) for n in dy.shape[-3:-1]]
     dy = lax.pad(dy, _zero(dy), [(0, 0, 0), (0, 0, 0), *edges, (0, 0, 0)])
