@@ -79,24 +79,24 @@ def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Guard:
             raise HTTPException(404, f'the index holds images 0 to {images - 1}; nothing else can be read')
         return int(text)
 
-    return Guard(
-        Starlette(
-            routes=[
-                Route('/', page),
-                Route('/search', like_photograph, methods=['POST']),
-                Route('/search/{number}', like_item),
-                Route('/picture/{number}', picture),
-            ],
-            exception_handlers={
-                HTTPException: _refusal,
-                UserError: _mistake,
-                TimeoutError: _busy,
-                ClientDisconnect: _gone,
-            },
-            # Otherwise another page could reach this one under a name of its own.
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
-        )
+    pages = Starlette(
+        routes=[
+            Route('/', page),
+            Route('/search', like_photograph, methods=['POST']),
+            Route('/search/{number}', like_item),
+            Route('/picture/{number}', picture),
+        ],
+        exception_handlers={
+            HTTPException: _refusal,
+            UserError: _mistake,
+            TimeoutError: _busy,
+            ClientDisconnect: _gone,
+        },
+        # Otherwise another page could reach this one under a name of its own.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
     )
+    pages.router.redirect_slashes = False  # to an address that the client makes up
+    return Guard(pages)
 
 
 def settings(served: Guard, **more: Any) -> uvicorn.Config:

@@ -278,6 +278,7 @@ def test_its_own_page_can_search(address, paths):
         ('/picture/3', 'GET', {}, 200),
         ('/picture/99', 'GET', {}, 404),
         ('/nothing', 'GET', {}, 404),
+        ('/picture/3/', 'GET', {}, 404),  # no redirection
         ('/search', 'POST', {}, 415),
         ('/search', 'POST', {'Origin': 'null'}, 403),
         ('/search', 'POST', {'Content-Length': '999999999'}, 413),
