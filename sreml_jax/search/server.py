@@ -104,6 +104,7 @@ def settings(served: Guard, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         served,
         log_level='error',
+        log_config=None,  # uvicorn's own would close every other log handler
         loop='asyncio',
         http=_Protocol,
         ws='none',
@@ -144,11 +145,18 @@ def serve(finder: Finder, host: str, port: int) -> None:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's protocol, which also drops connections that never send a request."""
+    """uvicorn's protocol, which also drops connections that never send a request, or break one off."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.loop.call_later(SILENT_SECONDS, self._drop_if_silent)
+
+    def send_400_response(self, msg: str) -> None:
+        # The rest of a request is no HTTP: whoever reads its body sees the client leave, and answers nobody.
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        super().send_400_response(msg)
 
     def _drop_if_silent(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
