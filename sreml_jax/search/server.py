@@ -79,24 +79,24 @@ def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Guard:
             raise HTTPException(404, f'the index holds images 0 to {images - 1}; nothing else can be read')
         return int(text)
 
-    return Guard(
-        Starlette(
-            routes=[
-                Route('/', page),
-                Route('/search', like_photograph, methods=['POST']),
-                Route('/search/{number}', like_item),
-                Route('/picture/{number}', picture),
-            ],
-            exception_handlers={
-                HTTPException: _refusal,
-                UserError: _mistake,
-                TimeoutError: _busy,
-                ClientDisconnect: _gone,
-            },
-            # Otherwise another page could reach this one under a name of its own.
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
-        )
+    pages = Starlette(
+        routes=[
+            Route('/', page),
+            Route('/search', like_photograph, methods=['POST']),
+            Route('/search/{number}', like_item),
+            Route('/picture/{number}', picture),
+        ],
+        exception_handlers={
+            HTTPException: _refusal,
+            UserError: _mistake,
+            TimeoutError: _busy,
+            ClientDisconnect: _gone,
+        },
+        # Otherwise another page could reach this one under a name of its own.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
     )
+    pages.router.redirect_slashes = False  # to an address that the client makes up
+    return Guard(pages)
 
 
 def settings(served: Guard, **more: Any) -> uvicorn.Config:
@@ -145,11 +145,18 @@ def serve(finder: Finder, host: str, port: int) -> None:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's protocol, which also drops connections that never send a request."""
+    """uvicorn's protocol, which also drops connections that never send a request, or break one off."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.loop.call_later(SILENT_SECONDS, self._drop_if_silent)
+
+    def send_400_response(self, msg: str) -> None:
+        # The rest of a request is no HTTP: whoever reads its body sees the client leave, and answers nobody.
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        super().send_400_response(msg)
 
     def _drop_if_silent(self) -> None:
         if self.cycle is None and not self.transport.is_closing():

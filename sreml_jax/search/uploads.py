@@ -35,7 +35,12 @@ class Uploads:
             try:
                 async with asyncio.timeout(UPLOAD_SECONDS):
                     parts = aiter(request.stream())
-                    while (part := await asyncio.wait_for(anext(parts, None), STALL_SECONDS)) is not None:
+                    while True:
+                        # asyncio.wait_for of Python 3.11 may swallow the end of the whole upload's time.
+                        async with asyncio.timeout(STALL_SECONDS):
+                            part = await anext(parts, None)
+                        if part is None:
+                            break
                         body += part
                         self._held += len(part)
                         if len(body) > MOST_BYTES:

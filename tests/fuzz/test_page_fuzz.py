@@ -114,6 +114,7 @@ def answer(host: str, content: bytes) -> tuple[int, bytes]:
             received = b''
             while b'\r\n\r\n' not in received and (part := connection.recv(4096)):
                 received += part
+                received = received.removeprefix(b'HTTP/1.1 100 Continue\r\n\r\n')
         except ConnectionError:
             return 0, b''
     head = received.partition(b'\r\n\r\n')[0]

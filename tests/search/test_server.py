@@ -238,6 +238,17 @@ def test_a_client_that_leaves_leaves_no_trace(address, paths, capfd, caplog):
     assert capfd.readouterr() == ('', '') and not caplog.records
 
 
+@pytest.mark.parametrize('line', ['POST /search', 'PUT /', 'GET /'])
+def test_a_body_that_is_no_http_leaves_no_trace(line, address, paths, capfd, caplog):
+    host, _, port = urlsplit(address).netloc.partition(':')
+    head = f'{line} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n'
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head.encode() + b'no chunk\r\n')  # is read before the page can answer
+        assert connection.recv(12) == b'HTTP/1.1 400'
+    assert len(found(ask(address, '/search', paths[0].read_bytes()))) == TOP
+    assert capfd.readouterr() == ('', '') and not caplog.records
+
+
 def test_slow_pictures_of_the_index_do_not_stop_photographs(address, paths, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(batched, '_small', lambda *_: release.wait(60) and (b'', 'image/png'))
@@ -278,6 +289,7 @@ def test_its_own_page_can_search(address, paths):
         ('/picture/3', 'GET', {}, 200),
         ('/picture/99', 'GET', {}, 404),
         ('/nothing', 'GET', {}, 404),
+        ('/picture/3/', 'GET', {}, 404),  # no redirection
         ('/search', 'POST', {}, 415),
         ('/search', 'POST', {'Origin': 'null'}, 403),
         ('/search', 'POST', {'Content-Length': '999999999'}, 413),

@@ -6,6 +6,7 @@ from typing import Any
 
 from sreml_jax.retrieval import quantization
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import printable
 from sreml_jax.search.index import schema
 
 _NAMES = {'logits': 'logits', 'pooled': 'pooled features'}  # of config.embedding
@@ -61,7 +62,9 @@ def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str,
             for field, value in there['preprocessing'].items()
             if here['preprocessing'].get(field) != value
         )
-        raise UserError(f'{folder} holds images that were prepared differently: {fields}; set config.* alike')
+        raise UserError(
+            f'{folder} holds images that were prepared differently: {printable(fields)}; set config.* alike'
+        )
 
 
 def refuse_other_embedding(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -187,6 +187,10 @@ def test_what_was_embedded_before_a_kill_is_known_after_it(tmp_path, monkeypatch
             'image_size is 16 there and 32 here',
         ),
         (
+            {'preprocessing': ABOUT['preprocessing'] | {'image_size': '\x1b[31m'}},
+            r'image_size is 16 there and \\x1b\[31m here',
+        ),
+        (
             {'checkpoint': ABOUT['checkpoint'] | {'config': {'embedding': 'pooled'}}},
             'made of logits and this run makes them of pooled features; set --config.embedding as',
         ),
