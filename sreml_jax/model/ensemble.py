@@ -87,7 +87,7 @@ class Ensemble(nn.Module):
     @property
     def dimensions(self) -> int:
         """How many numbers an embedding has, of all members."""
-        of_member = numbers_of_member(self.embedding, self.model_type, self.width, self.meta_classes)
+        of_member = member_dimensions(self.embedding, self.model_type, self.width, self.meta_classes)
         return self.members * of_member
 
     @nn.compact
@@ -116,8 +116,8 @@ class Ensemble(nn.Module):
         return members(backbone, layers, self.width, meta_classes, self.pool, name='members')(x)
 
 
-def numbers_of_member(embedding: str, model_type: str, width: int, meta_classes: int) -> int:
-    """Returns how many numbers of an embedding are each member's; see `Ensemble` for the arguments."""
+def member_dimensions(embedding: str, model_type: str, width: int, meta_classes: int) -> int:
+    """Returns the dimensions of one member's part of an embedding; see `Ensemble` for the arguments."""
     return meta_classes if embedding == 'logits' else channels(model_type, width)
 
 
