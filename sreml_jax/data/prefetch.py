@@ -45,8 +45,9 @@ def read(batches: Iterable[Item], stall_minutes: float) -> Iterator[Item]:
                 kind, value = ready.get(timeout=60 * stall_minutes)
             except queue.Empty:
                 raise RunError(
-                    f'no batch arrived for {stall_minutes:g} minutes (config.stall_minutes): check whether the '
-                    'disk of config.prepared_dir answers; the same command goes on from the newest checkpoint'
+                    f'no batch arrived for {stall_minutes:g} minutes (config.stall_minutes): check whether '
+                    'the disk of config.prepared_dir answers; the same command goes on from the newest '
+                    'checkpoint'
                 ) from None
             if kind == 'error':
                 raise value
