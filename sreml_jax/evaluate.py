@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from sreml_jax.data import prefetch
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.embedder import Embedder
-from sreml_jax.evaluation import analysis, pictures, result
+from sreml_jax.evaluation import analysis, identification, pictures, result
 from sreml_jax.evaluation.result import Result
 from sreml_jax.retrieval import metrics, recall
 from sreml_jax.retrieval.protocol import Protocol
@@ -51,6 +51,7 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: b
     if sample is not None:
         training = embedder.split(dataset, 'train', sample)
         more |= analysis.analyze(embedder, dataset, embeddings, training)
+        more |= identification.measure(embedder, dataset, embeddings)
     if hosts.is_first():
         query, gallery = (embeddings[split] for split in splits)
         written, picture = workdir / 'results.json', workdir / 'retrievals.png'

@@ -55,7 +55,9 @@ def exact(
     return nearest(scaled, index.embeddings, k, same=False, devices=devices)
 
 
-def search(query: np.ndarray, index: Index, top: int = 10, find: Find = exact) -> list[list[Match]]:
+def search(
+    query: np.ndarray, index: Index, top: int = 10, find: Find = exact, *, without: Sequence[str] = ()
+) -> list[list[Match]]:
     """Finds the images of an index that are most similar to each query.
 
     Args:
@@ -63,6 +65,8 @@ def search(query: np.ndarray, index: Index, top: int = 10, find: Find = exact) -
       index: to search.
       top: images a query.
       find: does the search: `exact`, or an approximate one.
+      without: sha256 of each query's file; images of the index with the same bytes are left out. Default:
+        nothing is left out.
 
     Raises:
       UserError: query and index have embeddings of different lengths, or the embeddings are damaged.
@@ -73,16 +77,24 @@ def search(query: np.ndarray, index: Index, top: int = 10, find: Find = exact) -
             f'the query has {width:,} dimensions and the embeddings in {index.folder} have {dimensions:,}; '
             'make the Embedder with the config.embedding and config.embedding_dim of the index'
         )
-    rows, similarities = find(query, index, top)
-    check_cosines(index, similarities)
-    items = iter(index.items(rows.reshape(-1)))
-    return [
-        [
-            Match(rank, float(similarity), int(row), next(items))
-            for rank, (row, similarity) in enumerate(zip(*found, strict=True), 1)
+    k = top + bool(without)
+    while True:
+        rows, similarities = find(query, index, k)
+        check_cosines(index, similarities)
+        items = iter(index.items(rows.reshape(-1)))
+        found = [
+            [(float(similarity), int(row), next(items)) for row, similarity in zip(*one, strict=True)]
+            for one in zip(rows, similarities, strict=True)
         ]
-        for found in zip(rows, similarities, strict=True)
-    ]
+        if without:
+            found = [
+                [match for match in one if match[2].sha256 != sha256]
+                for one, sha256 in zip(found, without, strict=True)
+            ]
+        if k >= len(index) or all(len(one) >= top for one in found):
+            break
+        k *= 2  # the index holds copies of a query
+    return [[Match(rank, *one) for rank, one in enumerate(matches[:top], 1)] for matches in found]
 
 
 def check_cosines(index: Index, similarities: np.ndarray) -> None:
