@@ -70,7 +70,7 @@ MODES = {
     'serve': Mode(
         'a search page over --index: drop a photograph, see the images most like it, click to search on',
         needs=('index',),
-        takes=('host', 'port', 'top'),
+        takes=('host', 'port', 'top', 'vote', 'threshold'),
         of_run=True,
     ),
     'duplicates': Mode(
@@ -130,13 +130,17 @@ APPROXIMATE = flags.DEFINE_bool(
     'approximate', False, ': by FAISS, for many millions; its recall against exact search is shown'
 )
 VOTE = flags.DEFINE_integer(
-    'vote', 0, 'K: neighbors that vote on the class of a query [0: none]', lower_bound=0, upper_bound=1000
+    'vote',
+    0,
+    'K: neighbors that vote on the class of a query [search: none; serve: 5]',
+    lower_bound=0,
+    upper_bound=1000,
 )
 THRESHOLD = flags.DEFINE_float(
     'threshold',
     None,
-    'S: search: similarity below which a match means nothing [where --mode=eval found both errors equal]; '
-    'duplicates: that of two images [0.98]',
+    'S: similarity below which a match means nothing [where --mode=eval found both errors equal]; '
+    'duplicates: of two images that show the same [0.98]',
     lower_bound=-1.0,
     upper_bound=1.0,
 )

@@ -144,7 +144,7 @@ def serve(job: Job) -> None:
         from sreml_jax.search import server
     except ImportError as error:
         raise UserError(f"--mode=serve needs {error.name}: pip install '.[serve]'") from None
-    from sreml_jax.search.batched import Finder
+    from sreml_jax.search.batched import VOTERS, Finder
     from sreml_jax.search.index import Index
 
     index = Index(flags.path(flags.INDEX))
@@ -152,7 +152,13 @@ def serve(job: Job) -> None:
     if 'eval_batch_size' not in flags.config_overrides():
         # Photographs come one by one, and a padded batch takes as long as a full one.
         config.eval_batch_size = min(config.eval_batch_size, 8 * (config.mesh[0] if config.mesh else 1))
-    finder = Finder(_embedder(_workdir_of(index), config), index, flags.TOP.value)
+    finder = Finder(
+        _embedder(_workdir_of(index), config),
+        index,
+        flags.TOP.value,
+        voters=flags.VOTE.value or VOTERS,
+        threshold=flags.THRESHOLD.value,
+    )
     server.serve(finder, flags.value(flags.HOST), flags.value(flags.PORT))
 
 
