@@ -39,7 +39,9 @@ class Mode(NamedTuple):
 MODES = {
     'train': Mode('train to the last epoch, going on from the newest checkpoint, then evaluate'),
     'eval': Mode(
-        'evaluate the newest checkpoint of --workdir, by fewer members and numbers too', of_run=True
+        'evaluate the newest checkpoint of --workdir, by fewer members and numbers too',
+        takes=('rerank',),
+        of_run=True,
     ),
     'embed': Mode(
         'embed the photographs --images that the index --out does not hold yet; without --workdir by '
@@ -51,7 +53,7 @@ MODES = {
     'search': Mode(
         'print the images of --index that are most like each photograph of --query, and draw them',
         needs=('index', 'query'),
-        takes=('top', 'vote', 'threshold', 'format', 'approximate'),
+        takes=('top', 'vote', 'threshold', 'format', 'rerank', 'approximate'),
         of_run=True,
     ),
     'remove': Mode(
@@ -143,6 +145,11 @@ THRESHOLD = flags.DEFINE_float(
     'duplicates: of two images that show the same [0.98]',
     lower_bound=-1.0,
     upper_bound=1.0,
+)
+RERANK = flags.DEFINE_bool(
+    'rerank',
+    False,
+    ': in the order of which have each other among their nearest: more of a class, a little worse first',
 )
 FORMAT = flags.DEFINE_enum('format', 'table', ['table', 'json', 'csv'], 'how results are printed [table]')
 EMBEDDINGS = flags.DEFINE_list(

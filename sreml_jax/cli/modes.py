@@ -71,7 +71,7 @@ def eval(job: Job) -> None:
     from sreml_jax import data
     from sreml_jax.evaluate import evaluate
 
-    evaluate(job.config, job.workdir, data.load(job.config), thorough=True)
+    evaluate(job.config, job.workdir, data.load(job.config), thorough=True, rerank=flags.RERANK.value)
 
 
 def embed(job: Job) -> None:
@@ -108,6 +108,7 @@ def search(job: Job) -> None:
         voters=flags.VOTE.value,
         threshold=flags.THRESHOLD.value,
         kind=flags.FORMAT.value,
+        rerank=flags.RERANK.value,
     )
 
 
