@@ -153,6 +153,14 @@ def test_the_page_says_what_was_measured_and_how(published):
     assert '--workdir=hf://me/birds' in page
 
 
+def test_every_baseline_has_a_column(run):
+    found = model_card.results(Embedder(run))
+    found['baselines'] = {'raw pixels': {'1': 0.25}, 'untrained, pooled': {'1': 0.5, '2': 0.75}}
+    page = model_card.write(Embedder(run), found, REPOSITORY)
+    assert '|  | resnet18 x 2 | raw pixels | untrained, pooled |\n|---|---|---|---|\n' in page
+    assert '| R@1 | 50.00% | 25.00% | 50.00% |\n| R@2 | 62.50% | / | 75.00% |\n' in page
+
+
 def test_a_run_without_results_of_this_step_is_refused(run, tmp_path):
     folder = begun(tmp_path / 'run')  # whose results have no recall
     with pytest.raises(

@@ -71,16 +71,14 @@ def write(embedder: Embedder, found: dict[str, Any], repository: str) -> str:
 
 
 def _recall(found: dict[str, Any]) -> str:
-    pixels = found.get('raw_pixels_recall', {})
-    heads = ['', _shown(found['embedding']), *(['raw pixels'] if pixels else [])]
-    lines = [f'| {" | ".join(heads)} |', '|' + '---|' * len(heads)]
-    for k, share in found['recall'].items():
-        cells = [
-            f'R@{k}',
-            _percent(share),
-            *([_percent(pixels[k]) if k in pixels else '/'] if pixels else []),
-        ]
-        lines.append(f'| {" | ".join(cells)} |')
+    others = found.get('baselines') or {}
+    if not others and found.get('raw_pixels_recall'):  # results.json of earlier versions
+        others = {'raw pixels': found['raw_pixels_recall']}
+    columns = {found['embedding']: found['recall'], **others}
+    lines = [f'|  | {" | ".join(map(_shown, columns))} |', '|---' * (len(columns) + 1) + '|']
+    for k in found['recall']:
+        cells = (_percent(recall[k]) if k in recall else '/' for recall in columns.values())
+        lines.append(f'| R@{k} | {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 
