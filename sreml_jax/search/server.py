@@ -82,10 +82,11 @@ def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Guard:
 
     def asked(request: Request) -> tuple[int | None, str | None]:
         top, label = request.query_params.get('top'), request.query_params.get('class')
+        most = max(MOST, finder.top)
         if top is not None and not (
-            top.isascii() and top.isdigit() and len(top) < 4 and 0 < int(top) <= MOST
+            top.isascii() and top.isdigit() and len(top) < 9 and 0 < int(top) <= most
         ):
-            raise HTTPException(400, f'top must be a whole number from 1 to {MOST}')
+            raise HTTPException(400, f'top must be a whole number from 1 to {most}')
         if label is not None and label not in finder.classes:
             raise HTTPException(400, f'the index has no class {printable(label, 80)!r}')
         return None if top is None else int(top), label
