@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from sreml_jax.data import prefetch
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.embedder import Embedder
-from sreml_jax.evaluation import analysis, pictures, result
+from sreml_jax.evaluation import analysis, identification, pictures, result
 from sreml_jax.evaluation.result import Result
 from sreml_jax.retrieval import metrics, recall
 from sreml_jax.retrieval.protocol import Protocol
@@ -20,7 +20,9 @@ from sreml_jax.runtime import hosts
 RAW_PIXELS_SIZE = 64
 
 
-def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: bool = False) -> Result:
+def evaluate(
+    config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: bool = False, rerank: bool = False
+) -> Result:
     """Evaluates the newest checkpoint of `workdir`.
 
     Prints the table of Recall@K, writes results.json and retrievals.png.
@@ -31,6 +33,7 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: b
       dataset: its test images are embedded.
       thorough: also report MAP@R and R-precision, Recall@1 by the number of members (members_curve.png), and
         Recall@1 by dimensions and storage; writes the PCA.
+      rerank: with `thorough`, also by the order of `reranking.rerank`.
 
     Raises:
       UserError: there is no checkpoint, it is another model's, or there are too few training images for
@@ -51,6 +54,7 @@ def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: b
     if sample is not None:
         training = embedder.split(dataset, 'train', sample)
         more |= analysis.analyze(embedder, dataset, embeddings, training)
+        more |= identification.measure(embedder, dataset, embeddings, rerank=rerank)
     if hosts.is_first():
         query, gallery = (embeddings[split] for split in splits)
         written, picture = workdir / 'results.json', workdir / 'retrievals.png'
