@@ -42,10 +42,7 @@ def run(mode: str, config: ConfigDict) -> None:
     flags.check_needed(mode)
     workdir = flags.workdir()
     hosts.connect(flags.COORDINATOR.value, flags.PROCESSES.value, flags.PROCESS.value)
-    goes_on = mode == 'train' and any((workdir / 'checkpoints').glob('[0-9]*'))
-    if (flags.MODES[mode].of_run or goes_on) and not flags.given('config'):
-        config = _own_config(mode, workdir)
-        config.update_from_flattened_dict(flags.config_overrides())
+    config = _merged(mode, workdir, config)
     validation.check(config)
     _keep_compiled(config.compilation_cache)
     with faults.explained(config):
@@ -55,13 +52,17 @@ def run(mode: str, config: ConfigDict) -> None:
 def train(job: Job) -> None:
     """Trains to the last epoch, then evaluates."""
     _check_run(job)
-    from sreml_jax import data
+    from sreml_jax import data, describe, recipe
     from sreml_jax.evaluate import evaluate
     from sreml_jax.train import train
 
-    dataset = data.load(job.config)
-    train(job.config, job.workdir, dataset, job.signals)
-    evaluate(job.config, job.workdir, dataset)
+    config = job.config
+    if any(config[field] == 0 for field in recipe.FIELDS):
+        config = recipe.fitted(config, data.extent(config))
+    describe.refuse_excess(config)
+    dataset = data.load(config)
+    train(config, job.workdir, dataset, job.signals)
+    evaluate(config, job.workdir, dataset)
 
 
 def eval(job: Job) -> None:
@@ -126,12 +127,15 @@ def export(job: Job) -> None:
 def report(job: Job) -> None:
     """Writes the page that shows a run."""
     from sreml_jax import data
+    from sreml_jax.evaluate import evaluate
     from sreml_jax.evaluation import report_page
 
     _check_writable(job.workdir)
     report_page.check_installed()
     dataset = data.load(job.config)
     embedder = _embedder(job.workdir, job.config, reduce=False)  # as --mode=eval, whose numbers it repeats
+    if not report_page.evaluated(job.workdir, embedder.step, embedder.run.name):
+        evaluate(job.config, job.workdir, dataset, thorough=True)
     print(f'{report_page.write(embedder, dataset)} shows the run')
 
 
@@ -162,9 +166,27 @@ def prepare(job: Job) -> None:
 
 def describe(job: Job) -> None:
     """Prints layers, parameter counts and the memory that training needs."""
+    from sreml_jax import recipe
     from sreml_jax.describe import describe
 
-    print(describe(job.config))
+    print(describe(recipe.fitted(job.config)))
+
+
+def _merged(mode: str, workdir: Path, config: ConfigDict) -> ConfigDict:
+    """Returns the config of the command line, on the base of that of the run with which the mode goes on."""
+    from sreml_jax.training import checkpoint, saved_config
+
+    begun = any((workdir / 'checkpoints').glob('[0-9]*'))
+    if not flags.MODES[mode].of_run and not (mode == 'train' and begun):
+        return config
+    own, said = None, flags.config_overrides()
+    if not flags.given('config'):
+        own = _own_config(mode, workdir)
+        config = own.copy_and_resolve_references()
+        config.update_from_flattened_dict(said)
+    elif begun and (flags.WORKDIR.value or 'index' not in flags.MODES[mode].needs):
+        own = checkpoint.newest_config(workdir)
+    return saved_config.going_on(own, config, said) if own else config
 
 
 def _own_config(mode: str, workdir: Path) -> ConfigDict:
@@ -228,11 +250,18 @@ def _check_run(job: Job, trained: bool = False) -> None:
 
     trained: there must be a checkpoint.
     """
+    from sreml_jax import describe, recipe
+    from sreml_jax.model.weights import torchvision
     from sreml_jax.runtime import sharding
 
     _check_writable(job.workdir)
     sharding.make(job.config)
-    if trained or any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*')):
+    begun = any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*'))
+    if not trained and not begun:
+        torchvision.check_there(job.config.weights, job.config.model_type)
+        if all(job.config[field] for field in recipe.FIELDS):
+            describe.refuse_excess(job.config)
+    if trained or begun:
         from sreml_jax.training import saved_config
         from sreml_jax.training.checkpoint import newest_config
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
-from sreml_jax.data.dataset import Dataset
+from sreml_jax.data import held_out
+from sreml_jax.data.dataset import Dataset, Extent, images_per_epoch
+from sreml_jax.data.held_out import HeldOut
 from sreml_jax.data.tensorflow_import import import_tensorflow
 from sreml_jax.runtime.errors import UserError, did_you_mean
 
@@ -29,7 +31,8 @@ def load(config: ConfigDict) -> Dataset:
     builder = prepared(config)
     from sreml_jax.data.pipeline import TfdsDataset
 
-    return TfdsDataset(builder, config)
+    dataset = TfdsDataset(builder, config)
+    return HeldOut(dataset, config.validation_share) if config.validation_share else dataset
 
 
 def prepared(config: ConfigDict) -> 'RetrievalBuilder':
@@ -50,6 +53,18 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     for note in builder.info.metadata['notes']:
         log.warning('%s: %s.', name, note)
     return builder
+
+
+def extent(config: ConfigDict) -> Extent:
+    """Prepares the dataset where it is not yet, and returns how much it has to train on; see `load`."""
+    metadata = prepared(config).info.metadata
+    labels = np.unique(metadata['labels']['train'], return_inverse=True)[1]
+    if config.validation_share:
+        labels = labels[~np.isin(labels, held_out.choose(int(labels.max()) + 1, config.validation_share))]
+        labels = np.unique(labels, return_inverse=True)[1]
+    sides = (metadata['width']['train'] + metadata['height']['train']) / 2
+    images = images_per_epoch(labels, config.max_images_per_class)
+    return Extent(images, int(labels.max()) + 1, round(sides / len(metadata['labels']['train'])))
 
 
 def summary(config: ConfigDict) -> str:

@@ -17,8 +17,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: there is no such file, it is not (whole) what its name ends in, or it needs torch in vain.
     """
-    if not path.is_file():
-        raise UserError(f'there is no file {path}; set config.weights to one that is there, or to none')
+    refuse_missing(path)
     try:
         return READERS[path.suffix](path)
     except ImportError as error:
@@ -32,6 +31,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f'{path} cannot be read as a {path.suffix} of named arrays{reason}: it is damaged, or something '
             'else; get it anew, or set config.weights to another'
         ) from error
+
+
+def refuse_missing(path: Path) -> None:
+    """Raises UserError if there is no such file."""
+    if not path.is_file():
+        raise UserError(f'there is no file {path}; set config.weights to one that is there, or to none')
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
