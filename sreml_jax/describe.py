@@ -1,4 +1,4 @@
-"""What a config's model holds and needs, told without allocating it."""
+"""Reports the layers, parameters and training memory of a config's model without allocating it."""
 
 import functools
 import math
@@ -48,13 +48,14 @@ def describe(config: ConfigDict) -> str:
         f'{"parameters, total":<26}{count(params):>16,}',
         f'{"parameters, trunk":<26}{count(trunk):>16,}',
         f'{"parameters, one member":<26}{count(members) // config.ensemble_size:>16,}',
-        f'{"numbers in an embedding":<26}{model.dimensions:>16,}',
+        f'{"dimensions of an embedding":<26}{model.dimensions:>16,}',
         '',
         f'training memory per device, batch {config.batch_size} on {data} x {member} (data x member) '
         f'{jax.default_backend().upper()}(s), {model.dtype} computation:',
     ]
     lines += [f'  {name:<40}{size / GIB:>8.2f} GiB' for name, size in memory.items()]
     lines.append(f'  {"total":<40}{sum(memory.values()) / GIB:>8.2f} GiB')
+    lines += ['', f'{"a checkpoint on disk":<42}{checkpoint_size(variables) / GIB:>8.2f} GiB']
     return '\n'.join(lines)
 
 
@@ -120,6 +121,11 @@ def _on_device(config: ConfigDict) -> dict[str, int]:
     return training_memory(model, init.shapes(model), *shape, config.batch_size, config.image_size)
 
 
+def checkpoint_size(variables: dict[str, Any]) -> int:
+    """Returns the bytes of a checkpoint: parameters, Adam's two moments and BatchNorm statistics."""
+    return 3 * size(variables['params']) + size(variables['batch_stats'])
+
+
 LAYER_ORDER = ('conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc')
 
 
@@ -160,9 +166,13 @@ def training_memory(
         return jax.tree_util.tree_map_with_path(share, tree)
 
     params, batch_stats = on_device(variables['params']), on_device(variables['batch_stats'])
+    gradients = size(params)
+    if model.remat and jax.default_backend() == 'gpu':
+        # XLA updates a stage before it computes the activations of earlier ones again.
+        gradients = max(size(stage) for part in params.values() for stage in part.values())
     local = model.clone(members=model.members // member)
     return {
         'parameters and statistics': size(params) + size(batch_stats),
         "Adam's moments": 2 * size(params),
-        'gradients': size(params),
+        'gradients': gradients,
     } | kept_bytes(local, image_size, batch_size // data)
