@@ -20,7 +20,10 @@ def get_config() -> config_dict.ConfigDict:
     c.image_size = 256  # pixels; both sides, as the seed resizes; 0: chosen, see configs/folder.py
     c.mean = ()  # RGB mean, three numbers in 0..1; () is ImageNet's with weights, else the training images'
     c.std = ()  # RGB standard deviation, by the same rule
-    c.train_fraction = 0.5  # folder without train/ and test/: the share of its sorted classes to train on
+    # A folder without train/ and test/ is split by 'classes': some train, the others are tested. By 'images',
+    # some of each class train and the others query them, which is not the benchmark's protocol.
+    c.split_by = 'classes'
+    c.train_fraction = 0.5  # then: the share of the sorted classes, or of each class's images, to train on
     c.validation_share = 0.0  # of the training classes, held out: their Recall@1 is shown while training
     c.max_images_per_class = 0  # most images of a class in an epoch, drawn again each epoch; 0: all
     c.skip_unreadable = False  # leave unreadable images out, with a warning

@@ -17,6 +17,7 @@ CHOSEN = ('image_size', 'ensemble_size', 'meta_class_size')  # 0: `recipe.fitted
 CHOICES = {
     'data_name': data.NAMES,
     'crop_type': ('uncropped', 'cropped'),
+    'split_by': ('classes', 'images'),
     'cache': ('auto', 'on', 'off'),
     'model_type': tuple(BACKBONES),
     'stem': ('imagenet', 'small'),

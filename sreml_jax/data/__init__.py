@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sreml_jax.data import held_out
 from sreml_jax.data.dataset import Dataset, Extent, images_per_epoch
 from sreml_jax.data.held_out import HeldOut
+from sreml_jax.data.sources import layout
 from sreml_jax.data.tensorflow_import import import_tensorflow
 from sreml_jax.runtime.errors import UserError, did_you_mean
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TABLES = ('.csv', '.parquet')  # that list a user's own images
 NAMES = ('car', 'cub', 'sop', 'isc', 'folder', 'glyphs')
 
 
@@ -46,9 +48,9 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
         raise UserError(f"crop_type is {config.crop_type!r}; it must be 'uncropped' or 'cropped'.")
     import_tensorflow()
     source = Path() if name == 'glyphs' else _source(config)
-    builder = getattr(importlib.import_module(f'sreml_jax.data.sources.{name}'), name.capitalize())(
-        source, config
-    )
+    kind = 'table' if source.is_file() else name
+    module = importlib.import_module(f'sreml_jax.data.sources.{kind}')
+    builder = getattr(module, kind.capitalize())(source, config)
     builder.prepare()
     for note in builder.info.metadata['notes']:
         log.warning('%s: %s.', name, note)
@@ -107,13 +109,24 @@ def _source(config: ConfigDict) -> Path:
     """
     folder = Path(config.data_dir).expanduser()
     own = folder if config.data_name == 'folder' else folder / config.data_name
+    if own.is_file() and config.data_name == 'folder':
+        if own.suffix.lower() in TABLES:
+            return own
+        raise UserError(
+            f'{own} is a file; --config.data_dir takes a folder of images, or a .csv or .parquet file with '
+            'the columns path and label'
+        )
     if config.download and not own.is_dir() and not (folder.is_dir() and any(folder.iterdir())):
         return own  # to be made
     source = own if own.is_dir() else folder
     if source.is_dir() and any(source.iterdir()):
         return source
-    fault = f'the folder {source} is empty' if source.is_dir() else f'there is no folder {source}'
-    if config.data_name == 'folder':
-        raise UserError(f'{fault}; give that of your images as --config.data_dir=DIR')
-    advice = importlib.import_module(f'sreml_jax.data.sources.{config.data_name}').ADVICE
-    raise UserError(f'{fault}, in which {config.data_name} could lie: {advice}')
+    if config.data_name != 'folder':
+        advice = importlib.import_module(f'sreml_jax.data.sources.{config.data_name}').ADVICE
+        raise layout.absent(config.data_name, source, advice)
+    kind = 'file' if source.suffix.lower() in TABLES else 'folder'
+    fault = f'the folder {source} is empty' if source.is_dir() else f'there is no {kind} {source}'
+    raise UserError(
+        f'{fault}; give that of your images as --config.data_dir=DIR, or a .csv or .parquet file that '
+        'lists them'
+    )
