@@ -103,10 +103,8 @@ def refuse_excess(config: ConfigDict) -> None:
             f'config.image_size={config.image_size} first, then config.batch_size={config.batch_size}'
             + ('' if config.remat else ', or set config.remat=True')
         )
-    saved, host = (
-        3 * size(init.shapes(model_of(config))['params']) // jax.process_count(),
-        machine.free_memory(),
-    )
+    saved = checkpoint_size(init.shapes(model_of(config))) // jax.process_count()
+    host = machine.free_memory()
     if jax.default_backend() != 'cpu' and 0 < host < saved:
         raise UserError(
             f'a checkpoint takes {saved / GIB:.1f} GiB of memory on this machine on its way to the disk, and '

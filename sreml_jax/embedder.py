@@ -16,7 +16,7 @@ from sreml_jax.model.weights import torchvision
 from sreml_jax.retrieval import pca
 from sreml_jax.retrieval.pca import PCA
 from sreml_jax.run import Run, fingerprint, old_fingerprint
-from sreml_jax.runtime import sharding
+from sreml_jax.runtime import progress, sharding
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.training import checkpoint, saved_config, step
 
@@ -227,12 +227,18 @@ def embed_split(
     rows = sharding.local_rows(run.mesh, batch_size)
     batches = dataset.evaluation_batches(split, batch_size, rows, chosen)
     batches = prefetch.read(batches, run.config.stall_minutes)
-    number, disable = -(-size // batch_size), None if shown else True
     embeddings = np.empty((size, dimensions), np.float32)
-    for i, batch in enumerate(tqdm(batches, f'embedding {split}', number, unit='batch', disable=disable)):
-        images = sharding.put(run.mesh, sharding.IMAGES, batch['image'], batch_size)
-        part = multihost_utils.process_allgather(start(images), tiled=True)
-        embeddings[i * batch_size : (i + 1) * batch_size] = part[: size - i * batch_size]
+    named, total, disable = f'embedding {split}', -(-size // batch_size), None if shown else True
+    with tqdm(desc=f'{named}, XLA compiles', total=total, unit='batch', disable=disable) as bar:
+        for i, batch in enumerate(batches):
+            images = sharding.put(run.mesh, sharding.IMAGES, batch['image'], batch_size)
+            part = multihost_utils.process_allgather(start(images), tiled=True)
+            embeddings[i * batch_size : (i + 1) * batch_size] = part[: size - i * batch_size]
+            if i == 0:
+                bar.set_description(named)
+                progress.restart(bar, 1)
+            else:
+                bar.update()
     return embeddings
 
 

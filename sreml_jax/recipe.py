@@ -71,7 +71,7 @@ def _choose(config: ConfigDict, extent: Extent) -> tuple[int, int]:
     sizes = [config.image_size] if config.image_size else sizes
     for size in sizes:
         for number in members:
-            in_time = not cpu or _seconds(config, extent, number, size) <= CPU_SECONDS
+            in_time = not cpu or training_seconds(config, extent, number, size) <= CPU_SECONDS
             if in_time and _fits(config, number, size):
                 return number, size
     return members[-1], sizes[-1]
@@ -85,8 +85,8 @@ def _fits(config: ConfigDict, members: int, size: int) -> bool:
     return not free or sum(describe.training_needs(tried).values()) <= MEMORY_SHARE * free
 
 
-def _seconds(config: ConfigDict, extent: Extent, members: int, size: int) -> float:
-    """Estimates the seconds of training on this machine's CPU cores."""
+def training_seconds(config: ConfigDict, extent: Extent, members: int, size: int) -> float:
+    """Estimates the seconds that a run of so many members and pixels takes on this machine's CPU cores."""
     trunk, member = _operations(config.model_type, config.width, config.stem)
     each = 3 * (trunk + members * member) * (size / 224) ** 2  # forward, and twice as much backward
     return each * extent.images * config.num_epochs / (CORE_SPEED * machine.cores())
@@ -106,5 +106,5 @@ def _machine(config: ConfigDict, extent: Extent) -> str:
     """Returns the device, and on a CPU how long training takes by estimate."""
     if jax.default_backend() != 'cpu':
         return jax.local_devices()[0].device_kind
-    seconds = _seconds(config, extent, config.ensemble_size, config.image_size)
+    seconds = training_seconds(config, extent, config.ensemble_size, config.image_size)
     return f'{machine.cores()} CPU cores (some {math.ceil(seconds / 60)} minutes of training)'

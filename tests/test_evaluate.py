@@ -201,7 +201,7 @@ def test_raw_pixels_whose_data_stall_end_in_an_error():
     dataset.images = lambda *_: iter(lambda: released.wait(30), True)
     run = Run.of(tiny_config(stall_minutes=0.2 / 60))
     try:
-        with pytest.raises(RunError, match='no batch for 0'):
+        with pytest.raises(RunError, match='no batch arrived for 0'):
             raw_pixels(run, dataset, 'test')
     finally:
         released.set()

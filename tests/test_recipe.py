@@ -68,7 +68,7 @@ def test_a_gpu_trains_what_its_memory_holds(monkeypatch):
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     config = folder.get_config()
     config.update(gpu_ids=(0,), dtype='bfloat16')
-    for free, members in ((70 * GIB, 48), (10 * GIB, 24), (2 * GIB, 4)):
+    for free, members in ((70 * GIB, 48), (10 * GIB, 24), (GIB, 4)):
         monkeypatch.setattr(describe, 'free_memory', lambda free=free: free)
         found = recipe.fitted(config, Extent(5000, 100, 500))
         assert found.image_size == 256

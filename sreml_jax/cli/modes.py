@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sreml_jax.cli import flags
+from sreml_jax.cli import flags, start
 from sreml_jax.runtime import paths
 from sreml_jax.runtime.errors import UserError
 
@@ -42,8 +42,9 @@ def run(mode: str, config: ConfigDict) -> None:
     flags.check_needed(mode)
     workdir = flags.workdir()
     hosts.connect(flags.COORDINATOR.value, flags.PROCESSES.value, flags.PROCESS.value)
-    config = _merged(mode, workdir, config)
+    config = start.config_of(mode, workdir, config)
     validation.check(config)
+    start.refuse_gpu_ids()
     _keep_compiled(config.compilation_cache)
     with faults.explained(config):
         globals()[mode](Job(config, workdir, Signals()))
@@ -61,6 +62,7 @@ def train(job: Job) -> None:
         config = recipe.fitted(config, data.extent(config))
     describe.refuse_excess(config)
     dataset = data.load(config)
+    start.say_first(config, dataset, training=True)
     train(config, job.workdir, dataset, job.signals)
     evaluate(config, job.workdir, dataset)
 
@@ -71,7 +73,9 @@ def eval(job: Job) -> None:
     from sreml_jax import data
     from sreml_jax.evaluate import evaluate
 
-    evaluate(job.config, job.workdir, data.load(job.config), thorough=True)
+    dataset = data.load(job.config)
+    start.say_first(job.config, dataset)
+    evaluate(job.config, job.workdir, dataset, thorough=True)
 
 
 def embed(job: Job) -> None:
@@ -133,6 +137,7 @@ def report(job: Job) -> None:
     _check_writable(job.workdir)
     report_page.check_installed()
     dataset = data.load(job.config)
+    start.say_first(job.config, dataset)
     embedder = _embedder(job.workdir, job.config, reduce=False)  # as --mode=eval, whose numbers it repeats
     if not report_page.evaluated(job.workdir, embedder.step, embedder.run.name):
         evaluate(job.config, job.workdir, dataset, thorough=True)
@@ -172,37 +177,6 @@ def describe(job: Job) -> None:
     print(describe(recipe.fitted(job.config)))
 
 
-def _merged(mode: str, workdir: Path, config: ConfigDict) -> ConfigDict:
-    """Returns the config of the command line, on the base of that of the run with which the mode goes on."""
-    from sreml_jax.training import checkpoint, saved_config
-
-    begun = any((workdir / 'checkpoints').glob('[0-9]*'))
-    if not flags.MODES[mode].of_run and not (mode == 'train' and begun):
-        return config
-    own, said = None, flags.config_overrides()
-    if not flags.given('config'):
-        own = _own_config(mode, workdir)
-        config = own.copy_and_resolve_references()
-        config.update_from_flattened_dict(said)
-    elif begun and (flags.WORKDIR.value or 'index' not in flags.MODES[mode].needs):
-        own = checkpoint.newest_config(workdir)
-    return saved_config.going_on(own, config, said) if own else config
-
-
-def _own_config(mode: str, workdir: Path) -> ConfigDict:
-    """Returns the config that a mode takes where --config is not given: the run's, the index's, or none's."""
-    from sreml_jax.configs import pretrained
-    from sreml_jax.search.index import Index
-    from sreml_jax.training import checkpoint, saved_config
-
-    if not flags.WORKDIR.value:
-        if 'index' in flags.MODES[mode].needs:
-            return saved_config.restore(Index(flags.path(flags.INDEX)).about['checkpoint']['config'])
-        if mode == 'embed':
-            return pretrained.get_config()
-    return checkpoint.newest_config(workdir)
-
-
 def _workdir_of(index: 'Index') -> str:
     """Returns --workdir, else the run that made the index; '' if pretrained weights made it."""
     return flags.WORKDIR.value or index.about['checkpoint']['workdir']
@@ -220,6 +194,8 @@ def _embedder(workdir: Path | str | None, config: ConfigDict, *, reduce: bool = 
 
     if jax.process_count() > 1:
         raise UserError('photographs are embedded by one process, on the devices of one host; start one')
+    if reduce:  # else the mode has said more
+        start.say_first(config)
     return Embedder(workdir, config, reduce=reduce) if workdir else Embedder.pretrained(config)
 
 

@@ -37,8 +37,7 @@ class ImageProgress:
         """Lets only what is done from here on count in the rate: before it was mostly compilation."""
         self._start, self._first_timed, self._begun = time.monotonic(), done, True
         if self._bar is not None:
-            self._bar.n = self._bar.last_print_n = self._bar.initial = done
-            self._bar.start_t = self._bar.last_print_t = self._bar._time()
+            restart(self._bar, done)
 
     def show(self, done: int, text: str, line: str, more: str = '') -> None:
         """Shows how many images are done.
@@ -67,6 +66,13 @@ class ImageProgress:
         """Ends the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+def restart(bar: tqdm, done: int) -> None:
+    """Lets the bar's rate and time left count only what is done from here on; `done` so far."""
+    if not bar.disable:
+        bar.n = bar.last_print_n = bar.initial = done
+        bar.start_t = bar.last_print_t = bar._time()
 
 
 def _plain(text: str) -> str:
