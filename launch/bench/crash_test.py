@@ -36,7 +36,7 @@ FIELDS = {
     'recalls': '1',
     'log_every': 1,
     'checkpoint_minutes': 0.005,
-    'gpu_ids': '0',
+    'weights': 'none',
 }
 
 
@@ -85,6 +85,7 @@ class Start:
                 *(f'--config.{field}={value}' for field, value in fields.items()),
             ],
             cwd=ROOT,
+            env=os.environ | {'XLA_FLAGS': ''},  # one device
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
         )
