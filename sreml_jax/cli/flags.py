@@ -14,7 +14,7 @@ from sreml_jax.cli import help
 from sreml_jax.configs import default
 from sreml_jax.runtime import paths
 from sreml_jax.runtime.errors import UserError, did_you_mean
-from sreml_jax.runtime.text import printable
+from sreml_jax.runtime.text import LONGEST, printable
 
 T = TypeVar('T')
 PACKAGED = Path(default.__file__).resolve().parent  # the config files that are installed with the program
@@ -190,7 +190,7 @@ def given(flag: str) -> bool:
 
 def complain(sentence: str) -> int:
     """Prints what is wrong, on one line; returns the exit code of a user's mistake."""
-    print(f'error: {printable(sentence, limit=None)}', file=sys.stderr)
+    print(f'error: {printable(sentence, LONGEST)}', file=sys.stderr)
     return 2
 
 

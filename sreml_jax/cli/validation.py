@@ -11,7 +11,7 @@ from sreml_jax.model.resnet import BACKBONES, POOLS
 from sreml_jax.model.weights import files as weight_files
 from sreml_jax.runtime import paths
 from sreml_jax.runtime.errors import UserError, did_you_mean
-from sreml_jax.runtime.text import printable
+from sreml_jax.runtime.text import quoted
 from sreml_jax.training.optimizer import SCHEDULES
 
 CHOICES = {
@@ -53,7 +53,7 @@ def check(config: ConfigDict) -> None:
     """Raises UserError for the first value that no run could use, naming the valid ones."""
 
     def shown(field: str) -> str:
-        return f'config.{field}={printable(repr(config[field]))}'
+        return f'config.{field}={quoted(config[field])}'
 
     for field in PATHS:
         paths.local(config[field], f'config.{field}')

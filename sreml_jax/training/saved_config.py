@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from sreml_jax.configs import default
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import quoted
 
 # A checkpoint with one value of these fields is useless to a run with another.
 FIXED = ('data_name', 'model_type', 'width', 'stem', 'pool', 'ensemble_size', 'meta_class_size')
@@ -35,7 +36,7 @@ def restore(saved: Mapping[str, Any]) -> ConfigDict:
             value = tuple(value) if isinstance(value, list) else value
             known = type(config[field])
             if type(value) is not known and not (known is float and type(value) is int):
-                raise ValueError(f'{field} is {value!r}')
+                raise ValueError(f'{field} is {quoted(value)}')
             config[field] = value
     return config
 
@@ -49,5 +50,7 @@ def refuse_other_model(saved: ConfigDict, wanted: ConfigDict, workdir: str) -> N
     """Raises UserError, naming the fields, if `workdir` holds another model's or dataset's checkpoint."""
     changed = {f: v for f, v in differences(saved, wanted).items() if f in FIXED}
     if changed:
-        fields = ', '.join(f'{f} is {was!r} there and {now!r} here' for f, (was, now) in changed.items())
+        fields = ', '.join(
+            f'{f} is {quoted(was)} there and {quoted(now)} here' for f, (was, now) in changed.items()
+        )
         raise UserError(f'{workdir} holds the checkpoint of another run: {fields}; take another --workdir')
