@@ -1,4 +1,4 @@
-"""Every field of a run and its default, the seed's own where it has one. Other configs override these.
+"""Every field of a run and its default: the seed's, if the seed has one. Other configs override these.
 
 Command:  none of its own; python -m sreml_jax.main --config=configs/cub.py and the like
 Hardware: a GPU for the seed's 48 members
@@ -19,13 +19,13 @@ def get_config() -> config_dict.ConfigDict:
     c.crop_type = 'uncropped'  # 'cropped' cuts out the bounding box (car and cub have one)
     c.image_size = 256  # pixels; both sides, as the seed resizes
     c.mean = ()  # RGB mean, three numbers in 0..1; () is ImageNet's with weights, else the training images'
-    c.std = ()  # RGB standard deviation, likewise
+    c.std = ()  # RGB standard deviation, by the same rule
     c.train_fraction = 0.5  # folder without train/ and test/: the share of its sorted classes to train on
-    c.max_images_per_class = 0  # at most so many images of a class an epoch, drawn anew each epoch; 0: all
+    c.max_images_per_class = 0  # most images of a class in an epoch, drawn again each epoch; 0: all
     c.skip_unreadable = False  # leave unreadable images out, with a warning
-    c.allow_missing = False  # go on where listed images are missing, and say so in every table
+    c.allow_missing = False  # go on if listed images are missing, and say so in every table
     c.download = False  # fetch cub or sop from its official address
-    c.cache = 'auto'  # decoded images in memory: 'auto' (where they fit), 'on', 'off'
+    c.cache = 'auto'  # keep decoded images in memory: 'auto' (if they fit), 'on', 'off'
 
     # Model.
     c.model_type = 'resnet18'  # resnet18, resnet34, resnet50 or resnext50_32x4d
@@ -33,10 +33,10 @@ def get_config() -> config_dict.ConfigDict:
     c.meta_class_size = 12  # meta classes of each member
     c.width = 64  # channels of the stem; 64 is torchvision's
     c.stem = 'imagenet'  # 'imagenet': 7x7/2 and max-pool; 'small': 3x3/1, for images under 100 pixels
-    c.pool = 'average'  # of a member's last features; 'gem': their generalized mean, of power 3
-    c.weights = 'none'  # to start from: 'imagenet', 'none', or a file (.safetensors, .npz, .pth) of a ResNet
+    c.pool = 'average'  # pooling of a member's last features; 'gem' is the generalized mean, of power 3
+    c.weights = 'none'  # initial weights: 'imagenet', 'none', or a ResNet's .safetensors, .npz or .pth file
 
-    # Learning.
+    # Training.
     c.batch_size = 12
     c.num_epochs = 20
     c.learning_rate = 1e-4
@@ -46,28 +46,28 @@ def get_config() -> config_dict.ConfigDict:
     c.schedule_steps = (0.5, 0.7)  # 'step': the shares of the epochs after which the rate is ...
     c.schedule_factor = 0.1  # ... multiplied by this
     c.warmup_epochs = 0.0  # linear from 0, before any schedule
-    c.label_smoothing = 0.0  # share of the target that all meta classes get alike
-    c.skip_nonfinite = 0  # leave out up to so many updates whose loss or gradient is not finite, then stop
+    c.label_smoothing = 0.0  # share of the target spread evenly over all meta classes
+    c.skip_nonfinite = 0  # updates with a non-finite loss or gradient to skip before the run stops
     c.seed = 0
 
     # Evaluation.
     c.recalls = (1, 2, 4, 8, 10, 20, 30, 40, 50, 100, 1000)  # the K of Recall@K
     c.eval_batch_size = 64
-    # What an embedding is made of: each member's 'logits' (the seed), or its 'pooled' features before them.
+    # The embedding: each member's 'logits' (the seed), or its 'pooled' features before them.
     c.embedding = 'logits'
-    c.embedding_dim = 0  # numbers of an embedding in an index, after PCA and whitening; 0: all there are
+    c.embedding_dim = 0  # dimensions of an embedding in an index, after PCA and whitening; 0: all
 
     # Machine.
     c.gpu_ids = ()  # local devices to use; () takes all
     c.mesh = ()  # (data, member) devices; () puts all on the member axis
-    c.dtype = 'auto'  # of the computation: 'float32', 'bfloat16'; 'auto' is bfloat16 on a GPU
+    c.dtype = 'auto'  # computation in 'float32' or 'bfloat16'; 'auto' is bfloat16 on a GPU
     c.member_conv = 'auto'  # how a member's convolutions run; see sreml_jax/model/conv/member_conv.py
     c.remat = False  # compute activations again in the backward pass: less memory, a third more work
     c.compilation_cache = '~/.cache/sreml_jax/xla'  # compiled programs are kept here; '' keeps none
 
     # Checkpoints.
     c.checkpoint_minutes = 10.0  # save this often, at the end, and when stopped by a signal
-    c.checkpoints_kept = 2  # the newest so many
-    c.stall_minutes = 10.0  # stop where the data bring no batch for so long
+    c.checkpoints_kept = 2  # number of the newest checkpoints that stay
+    c.stall_minutes = 10.0  # stop if no batch arrives for this long
     c.log_every = 10  # steps between two lines of metrics.jsonl
     return c

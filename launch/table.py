@@ -1,14 +1,14 @@
-"""The whole benchmark: trains and evaluates what is missing of the table, and prints it as Markdown.
+"""The whole benchmark: trains and evaluates the missing cells of the table, and prints it as Markdown.
 
 python launch/table.py                                          all datasets, backbones and crops
 python launch/table.py --datasets=car,cub --backbones=resnet18 --config.data_dir=DIR
 python launch/table.py --dry-run                                the commands
 python launch/table.py --slurm                                  as a SLURM array, a node a cell; safe twice
-python launch/table.py --print                                  only the tables, as far as they are
+python launch/table.py --print                                  only the tables, finished cells alone
 
-Each cell has a workdir in --folder. --config.FIELD=VALUE is passed on to every run. Ctrl-C saves the run that
-is under way; the same command goes on from there. A cell that failed is tried again next time. Tables go to
-stdout, all else to stderr; the exit code is 1 where a cell failed.
+Each cell has a workdir in --folder. Every run gets --config.FIELD=VALUE. Ctrl-C saves the current run; the
+same command goes on from there. A failed cell is tried again next time. Tables go to stdout, messages to
+stderr. The exit code is 1 if a cell failed.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def parse() -> tuple[argparse.Namespace, Folder, list[Cell]]:
-    """Returns the flags, the table's folder, and the cells in the order in which they are run."""
+    """Returns the flags, the table's folder, and the cells in the order of their runs."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -69,7 +69,7 @@ def parse() -> tuple[argparse.Namespace, Folder, list[Cell]]:
     for argument in extra:
         field = argument.partition('=')[0].removeprefix('--config.')
         if not argument.startswith('--config.') or '=' not in argument:
-            p.error(f'unknown argument {argument}; what is passed on to the runs is --config.FIELD=VALUE')
+            p.error(f'unknown argument {argument}; the runs take --config.FIELD=VALUE')
         if field not in fields:
             p.error(
                 f'config has no field {field!r}{did_you_mean(field, fields)}; configs/default.py lists all'
@@ -93,7 +93,7 @@ def parse() -> tuple[argparse.Namespace, Folder, list[Cell]]:
 
 
 def some(known: Sequence[str]):
-    """Returns the type of a flag that names some of these, parted by commas."""
+    """Returns the type of a flag that names some of these, separated by commas."""
 
     def names(text: str) -> list[str]:
         if unknown := [name for name in text.split(',') if name not in known]:
@@ -104,15 +104,15 @@ def some(known: Sequence[str]):
 
 
 def run(folder: Folder, cells: Sequence[Cell], lock: int) -> None:
-    """Runs the cells one after another; a signal stops the one under way, and this program."""
+    """Runs the cells one after another; a signal stops the current one and this program."""
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: received.append(number))
     for i, cell in enumerate(cells, 1):
-        tell(f'{cell} ({i} of {len(cells)}): running; its messages are in {folder.log(cell)}')
+        say(f'{cell} ({i} of {len(cells)}): running; its messages are in {folder.log(cell)}')
         process = folder.start(cell, lock)
         os.truncate(lock, 0)
-        os.pwrite(lock, f'kill {os.getpid()}, or, where only the run is left, kill {process.pid}'.encode(), 0)
+        os.pwrite(lock, f'kill {os.getpid()}, or, if only the run is left, kill {process.pid}'.encode(), 0)
         passed_on = 0
         while process.poll() is None:
             for number in received[passed_on:]:
@@ -123,24 +123,24 @@ def run(folder: Folder, cells: Sequence[Cell], lock: int) -> None:
         code = 128 + received[0] if received else process.returncode
         state = folder.end(cell, code)
         recall = (state.results or {}).get('recall', {})
-        tell(f'{cell}: {state.word}' + (f', R@1 {100 * recall["1"]:.2f}%' if '1' in recall else ''))
+        say(f'{cell}: {state.word}' + (f', R@1 {100 * recall["1"]:.2f}%' if '1' in recall else ''))
         if state.reason:
-            tell(f'    {state.reason}')
+            say(f'    {state.reason}')
         if received:
-            tell('stopped; the same command goes on from there')
+            say('stopped; the same command goes on from there')
             sys.exit(128 + received[0])
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Holds the folder for this program and for the run under way, which may outlive it; yields the lock."""
+    """Locks the folder for this program and for the current run, which may outlive it; yields the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / 'lock', os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         end = os.pread(lock, 99, 0).decode() or 'scancel its jobs'
-        tell(f'error: a run of the table in {folder} is still under way; wait for it, or end it: {end}')
+        say(f'error: a run of the table in {folder} is still under way; wait for it, or end it: {end}')
         sys.exit(2)
     try:
         yield lock
@@ -152,7 +152,7 @@ def locked(folder: Path) -> Iterator[int]:
 def submit(folder: Folder, cells: Sequence[Cell], dry_run: bool) -> None:
     """Submits the cells as a SLURM array; `dry_run`: prints the command."""
     if not cells:
-        tell('nothing is missing')
+        say('nothing is missing')
         return
     names = [cell.name for cell in cells]
     logs = folder.path / 'logs'
@@ -165,7 +165,7 @@ def submit(folder: Folder, cells: Sequence[Cell], dry_run: bool) -> None:
     try:
         sys.exit(subprocess.run(command).returncode)
     except FileNotFoundError:
-        tell('error: there is no sbatch on this machine; leave out --slurm, or start this where SLURM is')
+        say('error: there is no sbatch on this machine; leave out --slurm, or start this where SLURM is')
         sys.exit(2)
 
 
@@ -176,14 +176,14 @@ def print_plan(folder: Folder, cells: Sequence[Cell]) -> None:
 
 
 def print_tables(folder: Folder, cells: Sequence[Cell]) -> None:
-    """Prints parameters, and Recall@K a backbone."""
+    """Prints a table of parameters, and one of Recall@K per backbone."""
     import jax
 
     from sreml_jax.describe import count
     from sreml_jax.model import init
     from sreml_jax.run import model_of
 
-    jax.config.update('jax_platforms', 'cpu')  # only shapes are asked for; the devices are the runs'
+    jax.config.update('jax_platforms', 'cpu')  # only shapes are needed; the runs have the devices
     print(
         table_text.parameter_table(
             cells, lambda cell: count(init.shapes(model_of(folder.config(cell)))['params'])
@@ -194,8 +194,8 @@ def print_tables(folder: Folder, cells: Sequence[Cell]) -> None:
         print('\n' + table_text.recall_table(backbone, states))
 
 
-def tell(message: str) -> None:
-    """Prints beside the tables."""
+def say(message: str) -> None:
+    """Prints a message, apart from the tables."""
     print(message, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""One cell of the benchmark table: a dataset, a crop and a backbone, its run, and how far that is."""
+"""One cell of the benchmark table: a dataset, a crop and a backbone, its run and its state."""
 
 import importlib
 import json
@@ -34,12 +34,12 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its files: car-cropped-resnet18."""
+        """The name of its files: car-cropped-resnet18."""
         return f'{self.dataset}-{self.crop}-{self.backbone}'
 
     @property
     def column(self) -> str:
-        """The seed's head of its column."""
+        """The seed's heading of its column."""
         return COLUMNS[self.dataset, self.crop]
 
     def __str__(self) -> str:
@@ -47,13 +47,13 @@ class Cell(NamedTuple):
 
 
 class State(NamedTuple):
-    """How far a cell is.
+    """The state of a cell.
 
     Attributes:
       word: 'done', 'failed', 'not finished' or 'not run'.
-      results: of a cell that is done, its results.json.
-      reason: of one that failed, the last line of its stderr.
-      extra: the fields of the config that were set for this table's runs, as on the command line.
+      results: results.json of a finished cell.
+      reason: the last line on stderr of a failed cell.
+      extra: config fields set for the runs of this table, as on the command line.
     """
 
     word: str
@@ -63,18 +63,18 @@ class State(NamedTuple):
 
 
 class Folder:
-    """Where a table is kept: a workdir a cell, and in logs/ its arguments, its stderr and its exit code.
+    """The folder of a table: a workdir per cell, and in logs/ its arguments, stderr and exit code.
 
     Args:
       path: need not exist.
-      extra: --config.FIELD=VALUE of every run.
+      extra: --config.FIELD=VALUE for every run.
     """
 
     def __init__(self, path: Path, extra: tuple[str, ...] = ()):
         self.path, self._extra = path, extra
 
     def log(self, cell: Cell, kind: str = 'log') -> Path:
-        """Returns where its stderr is kept; 'args' and 'exit': its arguments, its exit code."""
+        """Returns the file of its stderr, or of its arguments ('args') or exit code ('exit')."""
         return self.path / 'logs' / f'{cell.name}.{kind}'
 
     def arguments(self, cell: Cell) -> list[str]:
@@ -88,11 +88,11 @@ class Folder:
         ]
 
     def keep_arguments(self, cell: Cell) -> None:
-        """Writes the arguments down, one a line: for table.sbatch, and for `state`."""
+        """Writes the arguments, one per line, for table.sbatch and `state`."""
         _write(self.log(cell, 'args'), ''.join(f'{argument}\n' for argument in self.arguments(cell)))
 
     def state(self, cell: Cell) -> State:
-        """Returns how far the cell is, by its files alone."""
+        """Returns the state of the cell, from its files."""
         arguments = _read(self.log(cell, 'args')).splitlines()
         extra = tuple(arguments[len(self.arguments(cell)) - len(self._extra) :])
         results = self.path / cell.name / 'results.json'
@@ -106,7 +106,7 @@ class Folder:
         return State('not finished' if (self.path / cell.name).exists() else 'not run', extra=extra)
 
     def config(self, cell: Cell) -> ConfigDict:
-        """Returns the config of its run; raises what ml_collections raises for a field it has not."""
+        """Returns the config of its run; raises what ml_collections raises for an unknown field."""
         _, __, *fields = self.arguments(cell)
         config = importlib.import_module(f'sreml_jax.configs.{cell.dataset}').get_config()
         values = flags.FlagValues()
@@ -115,15 +115,15 @@ class Folder:
         return values.config
 
     def start(self, cell: Cell, lock: int) -> subprocess.Popen:
-        """Starts the cell's run, which goes on by itself from its newest checkpoint.
+        """Starts the cell's run, which goes on from its newest checkpoint.
 
-        lock: a file that it keeps open to its end.
+        lock: a file descriptor that it keeps open until it ends.
         """
         self.log(cell, 'exit').unlink(missing_ok=True)
         self.keep_arguments(cell)
         path = filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
         with self.log(cell).open('wb') as log:
-            # In a session of its own: Ctrl-C in the terminal reaches us alone, and is passed on once.
+            # In its own session: Ctrl-C in the terminal reaches only us, and we pass it on once.
             return subprocess.Popen(
                 [*PROGRAM, *self.arguments(cell)],
                 env=os.environ | {'PYTHONPATH': os.pathsep.join(path)},
@@ -134,7 +134,7 @@ class Folder:
             )
 
     def end(self, cell: Cell, returncode: int) -> State:
-        """Writes down how the run ended; returns how far the cell is."""
+        """Records how the run ended; returns the state of the cell."""
         code = returncode if returncode >= 0 else 128 - returncode
         _write(self.log(cell, 'exit'), f'{code}\n')
         return self.state(cell)
@@ -145,7 +145,7 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a file; whoever reads it meanwhile finds the old one or the new one, whole."""
+    """Writes a file atomically: a reader finds the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + '.tmp')
     temporary.write_text(text)

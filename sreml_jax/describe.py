@@ -1,4 +1,4 @@
-"""What a config's model holds and needs, told without allocating it."""
+"""Reports the layers, parameters and training memory of a config's model without allocating it."""
 
 import functools
 import math
@@ -47,7 +47,7 @@ def describe(config: ConfigDict) -> str:
         f'{"parameters, total":<26}{count(params):>16,}',
         f'{"parameters, trunk":<26}{count(trunk):>16,}',
         f'{"parameters, one member":<26}{count(members) // config.ensemble_size:>16,}',
-        f'{"numbers in an embedding":<26}{model.dimensions:>16,}',
+        f'{"dimensions of an embedding":<26}{model.dimensions:>16,}',
         '',
         f'training memory per device, batch {config.batch_size} on {data} x {member} (data x member) '
         f'{jax.default_backend().upper()}(s), {model.dtype} computation:',

@@ -89,7 +89,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
 
 
 def spoil(number: int) -> Callable[[Path], None]:
-    """Puts so many text files among the pictures."""
+    """Puts text files among the pictures."""
 
     def change(path: Path) -> None:
         for i in range(number):
@@ -121,8 +121,8 @@ def checkpoint_of(**fields: object) -> Callable[[Path], None]:
     return change
 
 
-# What is wrong with the folder, an argument more, the sentence, and whether it is told before the dataset is
-# prepared.
+# What is wrong with the folder, an argument more, the sentence, and whether it is reported before the dataset
+# is prepared.
 MISTAKES = [
     (spoil(1), '', '1 unreadable images in .*notes00.jpg', False),
     (spoil(23), '', r'23 unreadable images in \S+ \((\S+notes\d\d.jpg: [^;]*; ){20}and 3 more\)', False),

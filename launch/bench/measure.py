@@ -1,4 +1,4 @@
-"""What all benchmarks share: alternating medians, and the record that is kept of a run."""
+"""What all benchmarks share: alternating medians, memory, and the record of a run."""
 
 import argparse
 import datetime
@@ -33,7 +33,7 @@ def alternate(runs: dict[str, Callable[[], object]], repeats: int, warmup: int =
 
 
 class PeakMemory:
-    """The most memory that was in use beyond what was there at the start; mapped files are not counted."""
+    """The greatest memory beyond that at the start, without mapped files."""
 
     def __enter__(self) -> 'PeakMemory':
         self._start = self._peak = _anonymous_bytes()
@@ -72,7 +72,7 @@ def positive(text: str) -> int:
 
 
 def keep(figures: dict, args: argparse.Namespace) -> None:
-    """Prints the figures as one JSON line, and writes them to `args.json` where that is given."""
+    """Prints the figures as one JSON line, and writes them to `args.json` if it is set."""
     packages = ('jax', 'jaxlib', 'flax', 'tensorflow-cpu', 'torch', 'faiss-cpu', 'pillow', 'numpy')
     record = {
         'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
@@ -88,7 +88,7 @@ def keep(figures: dict, args: argparse.Namespace) -> None:
 
 
 def write(path: Path, record: dict) -> None:
-    """Writes the record as JSON; a kill meanwhile leaves the file as it was."""
+    """Writes the record as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'{path.name}.tmp')
     temporary.write_text(json.dumps(record, indent=2) + '\n')

@@ -1,7 +1,7 @@
 """How far a result depends on the mesh: python launch/bench/mesh_table.py
 
 Trains small ensembles of a BasicBlock and of a Bottleneck backbone for 5 steps on meshes of virtual CPU
-devices, in float64, where rounding hides nothing, or with --dtype=float32. A row tells how far a mesh is from
+devices, in float64, where rounding hides nothing, or with --dtype=float32. A row says how far a mesh is from
 one device: the largest difference of the losses; then, of the first step, the largest relative difference of
 the norms of arrays' gradients, and the length of the difference of the trunk's gradients, relative to theirs.
 """

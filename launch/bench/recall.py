@@ -30,7 +30,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = ', '.join(f'{size:,} x {dim:,}' for size, dim in CASES)
     p.add_argument('--size', type=positive, help=f'number of embeddings (default: {default})')
-    p.add_argument('--dim', type=positive, help='numbers in an embedding; goes with --size')
+    p.add_argument('--dim', type=positive, help='dimensions of an embedding; goes with --size')
     p.add_argument('--mapped', action='store_true', help='memory-mapped from a file; no FAISS')
     dtypes = ('float32', 'bfloat16')
     p.add_argument('--dtype', choices=dtypes, default='float32', help='bfloat16 is timed beside float32')

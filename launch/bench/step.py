@@ -108,7 +108,7 @@ class Step:
     """The compiled training step with its state, and random images that lie on the device.
 
     Attributes:
-      figures: what compiling tells.
+      figures: measured while compiling.
     """
 
     def __init__(self, run: Run):
@@ -137,7 +137,7 @@ class Step:
             self.figures['GiB of the compiled step'] = round((held + sizes.temp_size_in_bytes) / 2**30, 2)
 
     def __call__(self, *batch: jax.Array) -> None:
-        """Runs one step to its end, on (images, labels) or on the random ones."""
+        """Runs one step to its end, on (images, labels) or on random ones."""
         self._state, metrics = self._compiled(self._state, *(batch or self._batch), self._table)
         jax.block_until_ready((self._state, metrics))
 

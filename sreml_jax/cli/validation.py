@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from sreml_jax import data
 from sreml_jax.model.conv import member_conv
-from sreml_jax.model.ensemble import numbers_of_member
+from sreml_jax.model.ensemble import member_dimensions
 from sreml_jax.model.resnet import BACKBONES, POOLS
 from sreml_jax.model.weights import files as weight_files
 from sreml_jax.runtime import paths
@@ -82,7 +82,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(f'{shown("recalls")} must be whole numbers from 1 up, such as 1,2,4,8')
     if len(set(config.recalls)) < len(config.recalls):
         raise UserError(f'{shown("recalls")} names a number twice; name each once')
-    whole = config.ensemble_size * numbers_of_member(
+    whole = config.ensemble_size * member_dimensions(
         config.embedding, config.model_type, config.width, config.meta_class_size
     )
     if config.embedding_dim >= whole:

@@ -1,4 +1,4 @@
-"""A user's own photographs: found in a folder or by a glob, read, hashed and decoded a few at a time."""
+"""Finds a user's own photographs in a folder or by a glob; reads, hashes and decodes a few at a time."""
 
 import fnmatch
 import functools
@@ -21,9 +21,10 @@ class Found(NamedTuple):
     """A file that should be a picture, or a folder that cannot be looked into.
 
     Attributes:
-      path: absolute; links are not resolved. UTF-8, as every table wants it: what is not is escaped. That of
-        a folder ends with '/'.
-      label: its class: the name of the folder it lies in, where that is below the folder searched; else None.
+      path: absolute; links are not resolved. Bytes that are not UTF-8 are escaped, since tables need UTF-8.
+      The
+        path of a folder ends with '/'.
+      label: its class: the name of its folder, if that is below the searched folder; else None.
       problem: why reading this file was not attempted, or ''.
     """
 
@@ -37,11 +38,11 @@ class Photograph(NamedTuple):
 
     Attributes:
       path, label: as in `Found`.
-      sha256: of the file's bytes, in hexadecimal; '' where it could not be read.
+      sha256: of the file's bytes, in hexadecimal; '' if it could not be read.
       width, height: pixels, upright.
-      image: uint8 [size, size, 3], with the pixels that evaluation would see; None of a file that was known
-        already, or that is no picture.
-      problem: a sentence about a file that is no picture, or ''.
+      image: uint8 [size, size, 3], with the pixels that evaluation would see; None if the file was known
+        already or is not a picture.
+      problem: a sentence about a file that is not a picture, or ''.
     """
 
     path: str
@@ -54,15 +55,15 @@ class Photograph(NamedTuple):
 
 
 class Pattern:
-    """A folder with all that is below it, a glob such as 'photos/**/*.jpg', or one file.
+    """A folder with everything below it, a glob such as 'photos/**/*.jpg', or one file.
 
-    Hidden files and folders are no part of it; of a folder or a glob only files with a picture's suffix are.
+    Hidden files and folders never match. A folder or a glob matches only files with a picture's suffix.
 
     Args:
-      text: of the user.
+      text: what the user typed.
 
     Raises:
-      UserError: a folder above it is closed to this user.
+      UserError: a folder above it may not be read by this user.
     """
 
     def __init__(self, text: str):
@@ -83,14 +84,14 @@ class Pattern:
         self.base = Path(*parts[:first])
 
     def matches(self, path: str) -> bool:
-        """Returns whether an absolute path belongs to it, whether there is such a file or not."""
+        """Returns whether an absolute path matches, even if the file does not exist."""
         parts, base = Path(path).parts, self.base.parts
         if parts == base:  # a file that is gone
             return True
         return parts[: len(base)] == base and self._match(parts[len(base) :], self._parts)
 
     def covers(self, path: str) -> bool:
-        """Returns whether `find` could yield this path of a file or a folder, if the disk had it."""
+        """Returns whether `find` would yield this path of a file or a folder if it existed."""
         if not path.endswith('/'):
             return self.matches(path)
         parts, base = Path(path).parts, self.base.parts
@@ -98,10 +99,10 @@ class Pattern:
         return parts[: len(base)] == base and (not below or self._may_hold(below))
 
     def find(self) -> Iterator[Found]:
-        """Yields the files in the order of their names, a folder's own before those below it.
+        """Yields the files in the order of their names, a folder's own files before those below it.
 
-        A folder that cannot be looked into is yielded itself, with the problem. No more than the names of
-        one folder, and of those above it, are in memory.
+        A folder that cannot be read is yielded itself, with the problem. Only the names of one folder and of
+        those above it are in memory.
         """
         if self.base.is_dir():
             yield from self._walk(str(self.base), (), frozenset())
@@ -138,7 +139,7 @@ class Pattern:
         return fnmatch.fnmatchcase(names[0], parts[0]) and self._match(names[1:], parts[1:])
 
     def _may_hold(self, names: tuple[str, ...]) -> bool:
-        """Whether a folder can have files of this pattern below it."""
+        """Returns whether files below a folder can match."""
         for name, part in zip(names, self._parts, strict=False):
             if part == '**':
                 return True
@@ -148,10 +149,10 @@ class Pattern:
 
 
 def read(files: Iterable[tuple[Found, str]], size: int) -> Iterator[Photograph]:
-    """Yields each file as a Photograph, in order, read a few ahead on every core.
+    """Yields each file as a Photograph, in order; threads on every core read a few files ahead.
 
     Args:
-      files: (the file, the sha256 that it is known by or ''); one whose bytes are still those is not decoded.
+      files: (the file, its known sha256 or ''); a file whose bytes have not changed is not decoded.
       size: pixels of both sides of the images made.
     """
     resize = _resizer(size)
@@ -164,7 +165,7 @@ def images(paths: Iterable[str | Path], size: int) -> np.ndarray:
     for photograph in read(((_found(str(path), None), '') for path in paths), size):
         if photograph.problem:
             raise UserError(photograph.problem)
-        if photograph.image is not None:  # none was known already
+        if photograph.image is not None:  # no file was known already
             made.append(photograph.image)
     return np.stack(made) if made else np.empty((0, size, size, 3), np.uint8)
 
@@ -209,7 +210,7 @@ def _read(file: Found, known: str, resize: Callable[[np.ndarray], np.ndarray]) -
 
 @functools.cache
 def _resizer(size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the resizing of training and evaluation, for any thread; imports tensorflow."""
+    """Returns the resizing function of training and evaluation, safe in threads; imports tensorflow."""
     import_tensorflow()
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Prepared records to batches of decoded images, through tf.data."""
+"""Turns prepared records into batches of decoded images, by tf.data."""
 
 import atexit
 import collections
@@ -44,14 +44,14 @@ atexit.register(_Running.stop_all)
 
 
 class TfdsDataset(Dataset):
-    """A prepared dataset: decodes an image when it is needed, and keeps all in memory if they fit.
+    """A prepared dataset: decodes an image when it is first needed, and keeps all in memory if they fit.
 
     Args:
       builder: builder of a prepared dataset.
       config: config of the run.
 
     Raises:
-      UserError: the config asks for bounding boxes, and the dataset has none.
+      UserError: the config crops to bounding boxes, and the dataset has none.
     """
 
     def __init__(self, builder: RetrievalBuilder, config: ConfigDict):
@@ -95,7 +95,7 @@ class TfdsDataset(Dataset):
             return
         kept, ready = self._kept[split]
         for part in parts:
-            # An image is decoded when it first comes up, so that no run waits for all of them.
+            # An image is decoded when it is first drawn, so that no run waits for all of them.
             first = np.sort(np.unique(part, return_index=True)[1])
             first = first[~ready[part[first]]]
             decoded = self._records.batches(split, [part[first]], 1)
@@ -108,7 +108,7 @@ class TfdsDataset(Dataset):
 
 
 class Records:
-    """The records of a prepared dataset, read in any order and decoded in parallel.
+    """Reads the records of a prepared dataset in any order and decodes them in parallel.
 
     Args:
       builder: builder of a prepared dataset.
@@ -123,7 +123,7 @@ class Records:
         self._features = builder.info.features
         self._size = size
         self._crop = crop
-        # Traced once for all passes.
+        # tf.function traces it once for all passes.
         self._decode = tf.function(self._image, input_signature=[tf.TensorSpec([], tf.string)])
 
     def batches(self, split: str, parts: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
@@ -132,7 +132,7 @@ class Records:
             source = ArrayRecordDataSource(self._files[split])
         except RuntimeError as error:
             raise self._damaged(split, f'the records of {split} cannot be read: {error}') from error
-        ahead: collections.deque[int] = collections.deque()  # indices that are drawn and not yet yielded
+        ahead: collections.deque[int] = collections.deque()  # indices drawn and not yet yielded
 
         def records() -> Iterator[np.ndarray]:
             for part in parts:
@@ -144,7 +144,7 @@ class Records:
         options = tf.data.Options()
         options.deterministic = True
         options.threading.private_threadpool_size = machine.cores()
-        options.threading.max_intra_op_parallelism = 1  # images go in parallel, not parts of one
+        options.threading.max_intra_op_parallelism = 1  # images run in parallel, not parts of one image
         batches = (
             tf.data.Dataset.from_generator(records, output_signature=tf.TensorSpec([None], tf.string))
             .unbatch()

@@ -1,4 +1,4 @@
-"""Reads batches in a thread, ahead of who takes them. Imports no tensorflow."""
+"""Reads batches ahead in a thread. Imports no tensorflow."""
 
 import queue
 import threading
@@ -11,10 +11,10 @@ Item = TypeVar('Item')
 
 
 def read(batches: Iterable[Item], stall_minutes: float) -> Iterator[Item]:
-    """Yields the batches, read one or two ahead; what reading raises is raised here.
+    """Yields the batches, one or two read ahead; raises what reading raises.
 
     Raises:
-      RunError: no batch came for `stall_minutes`.
+      RunError: no batch arrived for `stall_minutes`.
     """
     ready: queue.Queue = queue.Queue(1)
     stopped = threading.Event()
@@ -37,7 +37,7 @@ def read(batches: Iterable[Item], stall_minutes: float) -> Iterator[Item]:
         except Exception as error:
             put('error', error)
 
-    # A daemon: one that hangs in a read must not keep the program from ending.
+    # A daemon thread: one that hangs in a read must not keep the program from ending.
     threading.Thread(target=work, name='batches', daemon=True).start()
     try:
         while True:
@@ -45,9 +45,9 @@ def read(batches: Iterable[Item], stall_minutes: float) -> Iterator[Item]:
                 kind, value = ready.get(timeout=60 * stall_minutes)
             except queue.Empty:
                 raise RunError(
-                    f'the data brought no batch for {stall_minutes:g} minutes (config.stall_minutes): look '
-                    'whether the disk of config.prepared_dir answers; the same command goes on from the '
-                    'newest checkpoint'
+                    f'no batch arrived for {stall_minutes:g} minutes (config.stall_minutes): check whether '
+                    'the disk of config.prepared_dir answers; the same command goes on from the newest '
+                    'checkpoint'
                 ) from None
             if kind == 'error':
                 raise value

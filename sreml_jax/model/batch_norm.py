@@ -18,12 +18,13 @@ EPSILON = 1e-5
 
 
 class BatchNorm(nn.Module):
-    """[..., channels] to each channel with the batch's mean 0 and variance 1, scaled and shifted.
+    """Normalizes each channel of [..., channels] to mean 0 and variance 1 over the batch; scales and shifts
+    it.
 
     Attributes:
-      train: the batch's statistics are used, and the running ones moved towards them.
+      train: use the batch's statistics, and move the running ones towards them.
       axis: name of the mapped axis that shares the batch, or None.
-      dtype: of the result; None takes that of parameters and activations. Computed in at least float32.
+      dtype: of the result; None takes the dtype of parameters and activations. Computes in float32 or wider.
     """
 
     train: bool
@@ -50,7 +51,7 @@ class BatchNorm(nn.Module):
 
 
 def _statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """Mean and (biased) variance of each channel."""
+    """Returns the mean and (biased) variance of each channel."""
     pixels = tuple(range(x.ndim - 1))
     moments = x.mean(pixels), jnp.square(x).mean(pixels)
     mean, square = lax.pmean(moments, axis) if axis else moments

@@ -1,4 +1,4 @@
-"""What an ensemble costs, counted without running it: its layers, arithmetic and activations."""
+"""Counts what an ensemble costs without running it: layers, arithmetic and activations."""
 
 import itertools
 import math
@@ -13,21 +13,21 @@ from sreml_jax.model.conv import choice, winograd
 from sreml_jax.model.conv.channel_blocks import ChannelBlocks
 from sreml_jax.model.ensemble import Ensemble
 
-_BLOCK_INPUT_READERS = 'conv1', 'downsample_conv'  # what reads the block's own input
+_BLOCK_INPUT_READERS = 'conv1', 'downsample_conv'
 
 
 class Layer(NamedTuple):
     """A convolution or a classifier; shapes are those of one member and one image.
 
     Attributes:
-      path: names of the modules that it is in, and its own: ('members', 'layer2', '0', 'conv1').
-      inputs: shape of what it reads, [height, width, channels] or [channels].
-      outputs: shape of what it makes, likewise.
+      path: names of the modules around it, and its own: ('members', 'layer2', '0', 'conv1').
+      inputs: shape of its input, [height, width, channels] or [channels].
+      outputs: shape of its output, [height, width, features] or [features].
       kernel: shape of its kernel.
       stride: of height and width; 1 for a classifier.
       groups: of channels.
-      copies: how many members have one like it; 1 in the trunk.
-      shared: all members read the same images, the trunk's output.
+      copies: number of members that have one; 1 in the trunk.
+      shared: whether all members read the same images, the trunk's output.
     """
 
     path: tuple[str, ...]
@@ -68,7 +68,7 @@ def layers(model: Ensemble, image_size: int) -> list[Layer]:
 def forward_flops(model: Ensemble, image_size: int) -> int:
     """Counts the floating-point operations of one image's forward pass, in convolutions and classifiers.
 
-    A multiplication and an addition are two. The backward pass takes twice as many.
+    A multiplication and an addition count as two. The backward pass takes twice as many.
     """
     return sum(
         2 * layer.copies * math.prod(layer.outputs[:-1]) * math.prod(layer.kernel)
@@ -77,13 +77,13 @@ def forward_flops(model: Ensemble, image_size: int) -> int:
 
 
 def kept_bytes(model: Ensemble, image_size: int, batch: int) -> dict[str, int]:
-    """Returns bytes by kind, of one batch and all members, at the backward pass's greatest moment.
+    """Returns the bytes by kind that a training step keeps for its backward pass, at their greatest.
 
-    The input and the output of every convolution are kept, and on a CPU the tiles and kernels of Winograd's
-    products: XLA computes them once for both passes. With `model.remat` a block keeps its input alone, until
-    its turn comes. Checked against XLA's CPU compiler alone (`tests/test_describe.py`).
+    A step keeps the input and the output of every convolution and, on a CPU, the tiles and kernels of
+    Winograd's products: XLA computes them once for both passes. With `model.remat` a block keeps only its
+    input until its backward pass. Checked only against XLA's CPU compiler (`tests/test_describe.py`).
     """
-    kept, most = np.zeros(2, int), np.zeros(2, int)  # numbers: activations, and those of Winograd
+    kept, most = np.zeros(2, int), np.zeros(2, int)  # elements of activations, and of Winograd
     for block, of_block in itertools.groupby(layers(model, image_size), lambda layer: layer.path[:-1]):
         convolutions = [layer for layer in of_block if len(layer.inputs) == 3]
         own = np.zeros(2, int)
@@ -93,14 +93,14 @@ def kept_bytes(model: Ensemble, image_size: int, batch: int) -> dict[str, int]:
         remat = model.remat and len(block) > 1
         kept += (_inputs(convolutions[0], batch), 0) if remat else own
     activations, tiles = most.tolist()
-    # XLA's CPU compiler keeps what it converts bfloat16 to.
+    # XLA's CPU compiler keeps the float32 that it converts bfloat16 to.
     size = max(4, model.dtype.itemsize) if jax.default_backend() == 'cpu' else model.dtype.itemsize
     kinds = {'activations': activations * size, "Winograd's tiles and kernels": tiles * max(4, size)}
     return {kind: n for kind, n in kinds.items() if n}
 
 
 def _inputs(layer: Layer, batch: int) -> int:
-    if layer.path[-1] == 'downsample_conv':  # it reads what the block's conv1 reads
+    if layer.path[-1] == 'downsample_conv':  # it shares the input of the block's conv1
         return 0
     return math.prod(layer.inputs) * batch * (1 if layer.shared else layer.copies)
 
@@ -111,7 +111,7 @@ def _outputs(layer: Layer, batch: int) -> int:
 
 def _winograd(layer: Layer, batch: int, algorithm: str) -> int:
     kernel, size = layer.kernel[:2], layer.outputs[:2]
-    if algorithm != 'auto' and layer.path[0] == 'trunk':  # XLA's own convolution then, see `Ensemble`
+    if algorithm != 'auto' and layer.path[0] == 'trunk':  # XLA's own convolution runs then, see `Ensemble`
         return 0
     if algorithm == 'auto':
         kind = layer.copies, size, layer.kernel, layer.stride, layer.groups, layer.shared

@@ -16,7 +16,7 @@ from sreml_jax.model.resnet import BACKBONES, POOLS, Backbone, Layers, Stage, ch
 class Trunk(nn.Module):
     """conv1, bn1, relu, max-pool, layer1: [batch, H, W, 3] -> [batch, H / 4, W / 4, C].
 
-    The 'small' stem is a 3x3 convolution of stride 1 without max-pool, so that H and W stay.
+    The 'small' stem is a 3x3 convolution of stride 1 without max-pool, which keeps H and W.
     """
 
     backbone: Backbone
@@ -60,16 +60,16 @@ class Ensemble(nn.Module):
 
     Attributes:
       model_type: a key of `resnet.BACKBONES`.
-      members: how many; every member parameter has them as its leading axis.
+      members: their number, the leading axis of every member parameter.
       meta_classes: logits of each member.
       width: channels of the stem; torchvision's is 64.
       stem: 'imagenet' or 'small', see `Trunk`.
-      dtype: of the computation; None takes that of parameters and images.
-      conv: how member convolutions run, see `member_conv`.
+      dtype: of the computation; None takes the dtype of parameters and images.
+      conv: algorithm of the member convolutions, see `member_conv`.
       axis: name of the mapped axis that shares the batch in training, or None.
-      remat: activations inside blocks are computed again in the backward pass: less memory, more work.
+      remat: compute activations inside blocks again in the backward pass: less memory, more work.
       pool: a key of `resnet.POOLS`: how a member pools its last features.
-      embedding: what an embedding is made of, 'logits' (the seed) or 'pooled', the features before them.
+      embedding: 'logits' (the seed) or 'pooled', the features before them.
     """
 
     model_type: str
@@ -86,19 +86,20 @@ class Ensemble(nn.Module):
 
     @property
     def dimensions(self) -> int:
-        """How many numbers an embedding has, of all members."""
-        of_member = numbers_of_member(self.embedding, self.model_type, self.width, self.meta_classes)
+        """The dimensions of an embedding: those of all members."""
+        of_member = member_dimensions(self.embedding, self.model_type, self.width, self.meta_classes)
         return self.members * of_member
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images, normalized, [batch, H, W, 3] -> logits [batch, members, meta classes].
 
-        Where an embedding is made of pooled features, these outside of training: [batch, members, channels].
+        If the embedding is made of pooled features, returns them outside training: [batch, members,
+        channels].
         """
         backbone = BACKBONES[self.model_type]
         layers = Layers(train, self.axis, self.dtype, remat=self.remat)
-        # An algorithm that the config forces is for the members; the trunk is XLA's then.
+        # An algorithm that the config forces runs the members; XLA runs the trunk then.
         of_trunk = layers._replace(convolution=member_conv.trunk_conv if self.conv == 'auto' else None)
         x = Trunk(backbone, of_trunk, self.width, self.stem, name='trunk')(images)
         members = nn.vmap(
@@ -110,14 +111,14 @@ class Ensemble(nn.Module):
             axis_size=self.members,
         )
         layers = layers._replace(convolution=functools.partial(member_conv.conv, algorithm=self.conv))
-        # Initial values are drawn for the classifier too.
+        # Initialization includes the classifier.
         classify = train or self.embedding == 'logits' or self.is_initializing()
         meta_classes = self.meta_classes if classify else None
         return members(backbone, layers, self.width, meta_classes, self.pool, name='members')(x)
 
 
-def numbers_of_member(embedding: str, model_type: str, width: int, meta_classes: int) -> int:
-    """Returns how many numbers of an embedding are each member's; see `Ensemble` for the arguments."""
+def member_dimensions(embedding: str, model_type: str, width: int, meta_classes: int) -> int:
+    """Returns the dimensions of one member's part of an embedding; see `Ensemble` for the arguments."""
     return meta_classes if embedding == 'logits' else channels(model_type, width)
 
 
@@ -129,8 +130,8 @@ def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
 def embed(outputs: jax.Array) -> jax.Array:
     """Logits or features [batch, members, n] -> embedding of unit length, [batch, members * n].
 
-    Each member's numbers are L2-normalized and all are concatenated (the seed, and DREML before it).
-    Computed in at least float32. Numbers that are all zero stay zero.
+    L2-normalizes each member's outputs and concatenates all (the seed, and DREML before it), in at least
+    float32. Outputs that are all zero stay zero.
     """
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     norm = jnp.linalg.norm(outputs, axis=-1, keepdims=True)

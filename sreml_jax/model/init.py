@@ -1,9 +1,9 @@
-"""Initial values of the ensemble, drawn on the host.
+"""Draws the initial values of the ensemble on the host.
 
-As torchvision draws them: convolutions normal by fan-out (He et al. 2015), classifiers uniform by fan-in,
-BatchNorm 1 and 0. Drawn by numpy, each array and member from a stream of its own: the values do not depend on
-the mesh, each device's part is drawn alone, and nothing is compiled (XLA takes a minute on a CPU to compile
-JAX's generator for as many arrays as a ResNet has).
+The distributions are torchvision's: convolutions normal by fan-out (He et al. 2015), classifiers uniform by
+fan-in, BatchNorm 1 and 0. numpy draws each array and member from its own stream: the values do not depend on
+the mesh, a device's part is drawn alone, and nothing is compiled (on a CPU, XLA takes a minute to compile
+JAX's generator for all arrays of a ResNet).
 """
 
 import math
@@ -20,7 +20,7 @@ from sreml_jax.model.ensemble import Ensemble
 
 def shapes(model: Ensemble) -> dict[str, Any]:
     """Returns the shapes of the ensemble's variables, {'params': ..., 'batch_stats': ...}."""
-    # They depend neither on the images' size nor on how convolutions run: the cheapest to trace will do.
+    # They depend neither on the image size nor on the algorithm: this is the cheapest to trace.
     one = model.clone(axis=None, conv='grouped')
     return jax.eval_shape(lambda: one.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
 
@@ -30,8 +30,8 @@ def draw(shapes: Any, seed: int, shardings: Any) -> Any:
 
     Args:
       shapes: as returned by `shapes`; leaves under 'members' have the members as first axis.
-      seed: the values are a function of it.
-      shardings: of every variable; members' arrays may be split along their first axis only.
+      seed: of the run; it determines the values.
+      shardings: of every variable; members' arrays may be split only along their first axis.
 
     Returns:
       float32 arrays.
@@ -61,11 +61,11 @@ def draw(shapes: Any, seed: int, shardings: Any) -> Any:
 
 
 def draw_one(names: tuple[str | int, ...], shape: tuple[int, ...], fan_in: int, seed: int) -> np.ndarray:
-    """Draws a variable of the trunk, or of the one member whose number ends the names.
+    """Draws a variable of the trunk, or of the member whose number ends the names.
 
     Args:
       names: ('params', 'trunk', 'bn1', 'scale'), ('params', 'members', 'layer2', '0', 'conv1', 'kernel', 7).
-      shape: of what is drawn.
+      shape: of the variable.
       fan_in: inputs of the classifiers.
       seed: of the run.
 

@@ -38,11 +38,11 @@ class Layers(NamedTuple):
     """How the layers of one part of the model are made.
 
     Attributes:
-      train: BatchNorm uses the batch's statistics, and keeps running ones.
+      train: BatchNorm uses the batch's statistics and updates the running ones.
       axis: name of the mapped axis that shares the batch, or None.
-      dtype: of the computation; None takes that of parameters and inputs.
-      convolution: stands in for `lax.conv_general_dilated`, or None.
-      remat: a block's activations are computed again in the backward pass instead of kept.
+      dtype: of the computation; None takes the dtype of parameters and inputs.
+      convolution: replaces `lax.conv_general_dilated`, or None.
+      remat: compute a block's activations again in the backward pass instead of keeping them.
     """
 
     train: bool
@@ -66,7 +66,7 @@ class Layers(NamedTuple):
         )
 
     def norm(self, name: str) -> BatchNorm:
-        """Batch normalization over the whole batch, whatever devices share it."""
+        """Batch normalization over the whole batch, on however many devices it lies."""
         return BatchNorm(self.train, self.axis, self.dtype, name=name)
 
 
@@ -87,7 +87,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which bears the stride), 1x1. [batch, H, W, in] -> [batch, H/stride, W/stride, 4 planes]."""
+    """1x1, 3x3 (with the stride), 1x1. [batch, H, W, in] -> [batch, H/stride, W/stride, 4 planes]."""
 
     planes: int
     stride: int
@@ -104,7 +104,7 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(x: jax.Array, features: int, stride: int, layers: Layers) -> jax.Array:
-    """The block's input, brought to its output's shape where they differ. Called inside a block's scope."""
+    """Returns the block's input, convolved if the output has another shape. Called in a block's scope."""
     if stride == 1 and x.shape[-1] == features:
         return x
     return layers.norm('downsample_bn')(layers.conv('downsample_conv', features, 1, stride)(x))
@@ -135,7 +135,7 @@ class Stage(nn.Module):
 
 
 def channels(model_type: str, width: int) -> int:
-    """Returns how many features the last stage of a backbone has; see `Stage` for the width."""
+    """Returns the number of features of a backbone's last stage; see `Stage` for the width."""
     return 8 * width * (4 if BACKBONES[model_type].bottleneck else 1)
 
 

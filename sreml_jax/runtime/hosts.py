@@ -1,4 +1,4 @@
-"""Several hosts as one run: how they find each other, and what they must decide alike.
+"""Joins several hosts into one run, and makes their common decisions.
 
 JAX's own runtime connects them. Every process runs the same program on the same workdir, which must lie on a
 file system that all of them see; the first one alone writes logs, tables and pictures.
@@ -21,9 +21,9 @@ T = TypeVar('T')
 
 # How srun and Open MPI's mpirun tell a process that it is one of several.
 _COUNTS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
-# After so long without a sign of life JAX ends the other processes too, with a message of its own.
+# If a process is silent for this long, JAX ends the others too, with a message of its own.
 DEAD_SECONDS = 60
-AGREE_STEPS = 10  # several hosts ask each other this often, in steps, whether to save or stop
+AGREE_STEPS = 10  # steps between the agreements of several hosts whether to save or stop
 
 
 def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -31,11 +31,11 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
 
     Args:
       coordinator: 'host:port' of process 0, or None: SLURM or Open MPI say it, if one of them started us.
-      processes: how many there are.
-      process: number of this one, from 0.
+      processes: their number.
+      process: index of this one, from 0.
 
     Raises:
-      UserError: one of the three is missing, or the others can't be reached.
+      UserError: one of the three is missing, or the others cannot be reached.
     """
     given = (coordinator, processes, process)
     if given == (None, None, None):
@@ -52,16 +52,16 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
         ) from error
     faulthandler.disable()  # absl's: it would bury JAX's message that a process died under its stacks
     if not is_first():
-        logging.getLogger('sreml_jax').setLevel(logging.ERROR)  # the first one tells the rest for all
+        logging.getLogger('sreml_jax').setLevel(logging.ERROR)  # the first one logs for all
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Returns whether this process writes what is written once."""
     return jax.process_index() == 0
 
 
 def agree(number: int, stop: int, due: bool) -> tuple[int, bool]:
-    """Returns (stop, due) after step `number` for all processes alike.
+    """Returns (stop, due) after step `number`, the same in all processes.
 
     Several hosts ask each other every `AGREE_STEPS` steps, and change nothing in between: `stop` is the
     greatest of all of them, `due` that of the first.
@@ -75,7 +75,7 @@ def agree(number: int, stop: int, due: bool) -> tuple[int, bool]:
 
 
 def share(jobs: Sequence[T]) -> Sequence[T]:
-    """Returns those of the jobs that fall to this process: every n-th where there are n processes."""
+    """Returns this process's share of the jobs: every n-th if there are n processes."""
     return jobs[jax.process_index() :: jax.process_count()]
 
 
@@ -87,7 +87,7 @@ def combine(x: np.ndarray, reduce: Callable[..., np.ndarray]) -> np.ndarray:
 
 
 def end(code: int) -> NoReturn:
-    """Ends this process; where it is one of several, at once: JAX's farewell would wait for the others."""
+    """Ends this process; one of several ends at once, as JAX's shutdown would wait for the others."""
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, memory, and files that others write too."""
+"""Reports the cores and memory that this process may use; locks files that others write too."""
 
 import collections
 import contextlib
@@ -22,7 +22,7 @@ def cores() -> int:
 
 
 def free_memory() -> int:
-    """Returns the bytes that this process may still take, as far as the system tells; 0 where it does not."""
+    """Returns the bytes that this process may still take; 0 if the system does not say."""
     try:
         lines = Path('/proc/meminfo').read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable:'))
@@ -37,7 +37,7 @@ def free_memory() -> int:
 
 
 def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yields function(item) in order, computed a few items ahead of the reader on every core."""
+    """Yields function(item) in order; threads on every core compute a few items ahead."""
     with futures.ThreadPoolExecutor(cores()) as pool:
         ahead: collections.deque[futures.Future[_Result]] = collections.deque()
         for item in items:
@@ -50,7 +50,7 @@ def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock of the file `path`, which the system frees when its holder ends, however."""
+    """Holds the lock of the file `path`; the system frees it when its holder ends in any way."""
     with path.open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Devices to a mesh ('data', 'member'), and what lies where on it."""
+"""Makes the mesh ('data', 'member') of the devices, and says what lies where on it."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from sreml_jax.runtime.errors import UserError
 
 IMAGES = P('data')  # rows of a batch
 META_TABLE = P('member')  # [members, classes]
-EMBEDDING = P('data', 'member')  # [batch, members * numbers of each]
+EMBEDDING = P('data', 'member')  # [batch, members * dimensions of each]
 
 
 def make(config: ConfigDict) -> Mesh:
@@ -23,7 +23,7 @@ def make(config: ConfigDict) -> Mesh:
     """
     devices = jax.devices()
     if config.gpu_ids:
-        # The same ones of every host, host by host.
+        # The same devices of every host, host by host.
         hosts = [
             {i: d for i, d in enumerate(d for d in devices if d.process_index == process)}
             for process in range(jax.process_count())
@@ -44,7 +44,7 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
     """Returns (data, member), the devices along each axis of the mesh; default: all on the member axis.
 
     Raises:
-      UserError: config.mesh has another number of devices, or they cannot share members and batches evenly.
+      UserError: config.mesh has another number of devices, or members or batches do not divide evenly.
     """
     data, member = config.mesh or (1, devices)
     if data < 1 or member < 1 or data * member != devices:
@@ -67,7 +67,7 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
 
 
 def spec_of(path: tuple, _: Any = None) -> P:
-    """Where a leaf of the training state lies: members' arrays on the member axis, all else everywhere."""
+    """Returns where a leaf of the training state lies: members on the member axis, the rest everywhere."""
     keys = {getattr(k, 'key', getattr(k, 'name', None)) for k in path}
     return P('member') if 'members' in keys else P()
 
@@ -111,13 +111,13 @@ def without_idle_axes(mesh: Mesh, tree: Any) -> Any:
 
 
 def put(mesh: Mesh, spec: P, local: np.ndarray, rows: int) -> jax.Array:
-    """Returns the global array of `rows` rows of which this process holds `local`."""
+    """Returns the global array of `rows` rows; this process holds `local` of it."""
     shape = (rows, *local.shape[1:])
     return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), local, shape)
 
 
 def put_whole(mesh: Mesh, spec: P, whole: np.ndarray) -> jax.Array:
-    """Returns the global array of which every process holds all of `whole`."""
+    """Returns the global array; every process holds all of it, `whole`."""
     return jax.make_array_from_callback(whole.shape, NamedSharding(mesh, spec), lambda index: whole[index])
 
 

@@ -9,12 +9,12 @@ from jax import lax
 
 
 def keep(x: jax.Array) -> jax.Array:
-    """Returns x, on a CPU behind a barrier that no fusion crosses."""
+    """Returns x; on a CPU, behind a barrier that no fusion crosses."""
     return lax.optimization_barrier(x) if jax.default_backend() == 'cpu' else x
 
 
 def compiler_options() -> dict[str, str]:
-    """Returns options for `jax.jit`: `keep` holds, and vectors are as wide as the CPU's. None elsewhere."""
+    """Returns options for `jax.jit` for a CPU: `keep` holds and vectors have full width; else None."""
     if jax.default_backend() != 'cpu':
         return {}
     return {'xla_disable_hlo_passes': 'cse_barrier_expander', 'xla_cpu_prefer_vector_width': '512'}

@@ -42,13 +42,13 @@ LAST_TRIES = (0, 1, 2, 4, 8)  # seconds before each try to save the last state o
 class Checkpoints(CheckpointItems):
     """The checkpoints under one workdir: state, meta-class table, config, progress, package versions.
 
-    They are moved into place when complete, and compared with their checksums when read. Several hosts must
-    call every method alike, and decide alike.
+    orbax moves them into place when complete; every read compares them with their checksums. All hosts must
+    make the same calls.
 
     Args:
       workdir: of the run; checkpoints lie in its folder 'checkpoints'.
-      kept: how many of the newest stay.
-      read_only: nothing is created, moved or cleaned up.
+      kept: number of the newest that stay.
+      read_only: create, move and clean up nothing.
     """
 
     def __init__(self, workdir: Path, kept: int = 1, read_only: bool = False):
@@ -75,8 +75,8 @@ class Checkpoints(CheckpointItems):
         )
 
     def _clean_up(self) -> None:
-        """Removes what saves that were killed or failed have left behind."""
-        for _ in range(20):  # of one that failed just now some files are still being written
+        """Removes what killed or failed saves left behind."""
+        for _ in range(20):  # a save that failed just now may still be writing
             leftovers = list(self.folder.glob('*' + ocp.utils.TMP_DIR_SUFFIX + '*'))
             if not leftovers:
                 return
@@ -85,7 +85,7 @@ class Checkpoints(CheckpointItems):
             time.sleep(0.1)
 
     def _reopen(self) -> None:
-        """Takes a new manager: after a failure the old one forgets checkpoints and repeats errors."""
+        """Opens a new manager: after a failure, the old one forgets checkpoints and repeats errors."""
         with contextlib.suppress(Exception):
             self._manager.close()
         self._manager = self._open()
@@ -102,10 +102,10 @@ class Checkpoints(CheckpointItems):
     def save(
         self, state: TrainState, meta_table: np.ndarray, config: ConfigDict, progress: dict[str, Any]
     ) -> None:
-        """Saves in the background, after the save before it; a step that is there already is not saved again.
+        """Saves in the background, once the save before it has ended; does nothing if the step is saved.
 
-        If that fails, for example on a full disk, a warning says so, at the latest with the next save; the
-        earlier checkpoints stay.
+        If the save fails, for example on a full disk, a warning says so, at the latest with the next save.
+        The earlier checkpoints stay.
 
         progress: JSON dict: steps_per_epoch, offset, skipped updates, training classes.
         """
@@ -127,7 +127,7 @@ class Checkpoints(CheckpointItems):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
-        """Returns when what was saved lies on the disk; warns if it could not be written."""
+        """Waits until the pending save is on the disk; warns if it failed."""
         if self._pending is not None:
             with self._failing():
                 self._manager.wait_until_finished()
@@ -135,7 +135,7 @@ class Checkpoints(CheckpointItems):
 
     @contextlib.contextmanager
     def _failing(self):
-        """Turns an error of the save under way, in whatever process, into a warning."""
+        """Turns an error of the pending save, in any process, into a warning."""
         error = None
         try:
             yield
@@ -146,8 +146,8 @@ class Checkpoints(CheckpointItems):
         if in_any_process(error is not None):
             free = shutil.disk_usage(self.folder).free / 1e9
             _warn(
-                'the checkpoint of step %d could not be saved (%s; %.1f GB are free in %s); those before it '
-                'are whole, and the next is tried when it is due',
+                'the checkpoint of step %d could not be saved (%s; %.1f GB are free in %s); earlier ones '
+                'are intact, and the next save is tried when it is due',
                 *(self._pending, checkpoint_errors.reason(error), free, self.folder),
             )
             self._pending = None
@@ -156,7 +156,7 @@ class Checkpoints(CheckpointItems):
     def save_last(
         self, state: TrainState, meta_table: np.ndarray, config: ConfigDict, progress: dict[str, Any]
     ) -> None:
-        """Returns when `state` lies on the disk, after some tries if need be; see `save` for the arguments.
+        """Waits until `state` is on the disk, trying several times; see `save` for the arguments.
 
         Raises:
           RunError: it could not be saved.
@@ -174,7 +174,7 @@ class Checkpoints(CheckpointItems):
         )
 
     def close(self) -> None:
-        """Waits, and gives up the manager's threads."""
+        """Waits, and ends the manager's threads."""
         self.wait()
         self._manager.close()
 

@@ -1,4 +1,4 @@
-"""What goes wrong while a checkpoint is written or read, in few words, and without orbax's own noise."""
+"""Explains errors of checkpoints in few words, and silences orbax's own messages."""
 
 import logging
 import os
@@ -8,12 +8,12 @@ import warnings
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether a line of absl's log comes from another library."""
+    """Returns whether a line of absl's log comes from a library other than orbax."""
     return f'{os.sep}orbax{os.sep}' not in record.pathname
 
 
 def reason(error: BaseException | None) -> str:
-    """Returns what went wrong in a few words: the first cause of the error, which tensorstore puts last."""
+    """Returns the first cause of the error in a few words; tensorstore puts it last."""
     if error is None:
         return 'in another process'
     while error.__cause__:

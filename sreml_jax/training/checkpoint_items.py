@@ -76,7 +76,7 @@ class CheckpointItems:
         return arrays
 
     def _later_json(self, step: int, name: str) -> dict[str, Any]:
-        """Returns an item that the first checkpoints did not have, {} then."""
+        """Returns an item, or {} if the checkpoint is older than the item."""
         if self._has(step, name) or self._has(step, CHECKSUMS):
             return self._json(step, name)
         return {}
@@ -108,7 +108,7 @@ class CheckpointItems:
         return not in_any_process(not (self.folder / str(step) / name).exists())
 
     def _understood(self, name: str, read: Callable[[], T]) -> T:
-        """Returns what `read` returns; what it cannot understand is damage."""
+        """Returns what `read` returns; content that it cannot parse is damage."""
         try:
             return read()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -121,7 +121,7 @@ class CheckpointItems:
             item = handler.restore(self.folder / str(step) / name, args=args)
         except OTHER_FAULTS:
             raise
-        except Exception as caught:  # as many kinds as there are ways to be damaged
+        except Exception as caught:  # a damaged file can raise nearly all kinds
             error = caught
         if in_any_process(error is not None):
             raise Damaged(f'{name}: {checkpoint_errors.reason(error)}') from error
@@ -132,12 +132,12 @@ def _progress(found: dict[str, Any]) -> dict[str, Any]:
     """Returns the progress; raises ValueError if a part of it has another type than `save` takes."""
     numbers, classes = ('steps_per_epoch', 'offset', 'skipped'), found.get('classes', [])
     if any(type(found.get(name, 0)) is not int for name in numbers) or found.get('steps_per_epoch', 1) < 1:
-        raise ValueError('its numbers are no whole numbers')
+        raise ValueError('its numbers are not integers')
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise ValueError('its classes are no list of names')
+        raise ValueError('its classes are not a list of names')
     return found
 
 
 def in_any_process(failed: bool) -> bool:
-    """Whether something failed in this process or in another of the run."""
+    """Returns whether something failed in this process or in another one of the run."""
     return bool(np.any(multihost_utils.process_allgather(np.asarray(failed))))

@@ -1,8 +1,8 @@
 """Checksums of arrays, made on the devices that hold them, and of JSON.
 
-A checksum is the sum of a hash of each element's bits and position, modulo 2**32. It is exact in whatever
-order it is summed: it depends neither on the mesh nor on the kind of device. One changed bit always changes
-it, since the hash maps 32 bits to 32 bits one to one: the finalizer of MurmurHash3 (Appleby, public domain).
+A checksum is the sum of a hash of each element's bits and position, modulo 2**32. The sum is exact in any
+order: it depends neither on the mesh nor on the kind of device. One changed bit always changes it, since the
+hash maps 32 bits to 32 bits one to one: it is the finalizer of MurmurHash3 (Appleby, public domain).
 """
 
 import functools
@@ -23,7 +23,7 @@ def of_arrays(tree: Any) -> dict[str, int]:
     The arrays lie on a mesh (NamedSharding); several hosts must all call it, and get the same.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    # One at a time: several hosts may run programs that are under way together in different orders, and hang.
+    # One at a time: hosts may run concurrent programs in different orders, and hang.
     sums = [int(_on(array.sharding.mesh)(array)) for _, array in leaves]
     names = (jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves)
     return dict(zip(names, sums, strict=True))

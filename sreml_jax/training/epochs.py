@@ -25,18 +25,18 @@ class Epochs:
     offset: int = 0
 
     @classmethod
-    def going_on(cls, number: int, steps: int, step: int, place: Mapping[str, Any]) -> 'Epochs':
+    def going_on(cls, number: int, steps: int, step: int, progress: Mapping[str, Any]) -> 'Epochs':
         """Returns the epochs of a run resumed at `step`, keeping the share of epochs already done.
 
-        Where that share is no whole number of steps, it is rounded down: a part of a batch comes again.
+        If that share is not a whole number of steps, it is rounded down: a part of a batch comes again.
 
         Args:
           number: of epochs in the whole run.
           steps: of one epoch, from here on.
-          step: that was saved.
-          place: what was saved with it, {} where nothing was: then an epoch had as many steps.
+          step: of the checkpoint.
+          progress: saved with the step; {} if the checkpoint has none: then an epoch had as many steps.
         """
-        before = cls(number, place.get('steps_per_epoch', steps), place.get('offset', 0))
+        before = cls(number, progress.get('steps_per_epoch', steps), progress.get('offset', 0))
         return cls(number, steps, step - before.done(step) * steps // before.steps)
 
     @property
@@ -45,7 +45,7 @@ class Epochs:
         return self.offset + self.number * self.steps
 
     def done(self, step: int) -> int:
-        """Returns how many steps as long as these the run has done after `step`."""
+        """Returns the steps of the current length that the run has done after `step`."""
         return step - self.offset
 
     def of(self, step: int) -> int:
@@ -54,5 +54,5 @@ class Epochs:
 
     def shifted(self, rate: optax.Schedule) -> optax.Schedule:
         """Returns a schedule over steps of these epochs as one over the run's updates."""
-        # Updates that were left out are not counted: there may be fewer than `offset`.
+        # Skipped updates are not counted: there may be fewer than `offset`.
         return lambda count: rate(jnp.maximum(count - self.offset, 0)) if self.offset else rate(count)

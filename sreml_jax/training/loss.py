@@ -1,4 +1,4 @@
-"""What training minimizes and shows."""
+"""The loss that training minimizes, and the accuracy that it shows."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ def cross_entropy(logits: jax.Array, meta_labels: jax.Array, smoothing: float = 
     Args:
       logits: [batch, members, meta classes].
       meta_labels: int [batch, members].
-      smoothing: share of the target that all meta classes get alike (Szegedy et al. 2016); 0: none.
+      smoothing: share of the target spread evenly over all meta classes (Szegedy et al. 2016); 0: none.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, meta_labels)

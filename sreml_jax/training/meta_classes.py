@@ -6,14 +6,14 @@ import numpy as np
 def draw(classes: int, members: int, meta_classes: int, seed: int) -> np.ndarray:
     """Draws every member's own random, balanced grouping of the classes.
 
-    Every meta class of a member gets floor or ceil of classes / meta_classes classes; which of them get
-    the one more is random too. Members are independent of each other.
+    Every meta class of a member gets floor or ceil of classes / meta_classes classes; which ones get
+    the extra class is random too. Members are independent of each other.
 
     Args:
       classes: training classes, at least meta_classes.
       members: of the ensemble.
       meta_classes: of each member.
-      seed: the table is a function of it.
+      seed: of the run; it determines the table.
 
     Returns:
       int32 [members, classes], values in 0..meta_classes-1.

@@ -1,4 +1,4 @@
-"""What a run tells of its steps: on the terminal, in files, and when its numbers are not finite."""
+"""Shows and writes the metrics of a run's steps, and stops a run whose loss or state is not finite."""
 
 import math
 from pathlib import Path
@@ -15,14 +15,14 @@ from sreml_jax.training import step
 from sreml_jax.training.epochs import Epochs
 from sreml_jax.training.writer import Progress, Writer
 
-_NAMED = 10  # members that a sentence names at most
+_NAMED = 10  # the most members that a sentence names
 
 
 class MetricsLog:
     """Shows and writes the metrics of the steps after `first_step`; of several hosts, the first one does.
 
     On an accelerator, step n + 1 runs while step n's metrics are fetched. On a CPU, a queued step would take
-    memory before the step ahead of it has freed its own: each step is waited for.
+    memory before the step ahead of it has freed its own: the log waits for each step.
 
     Args:
       config: of the run.

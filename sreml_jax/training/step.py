@@ -88,11 +88,11 @@ def make_train_step(
 
     images: uint8 [batch, H, W, 3]; labels: int32 [batch]; meta_table: int32 [members, classes]. The state is
     donated. Results do not depend on the mesh: BatchNorm sees the whole batch, the loss is the mean over all
-    images and members, of targets that `label_smoothing` softens (see `loss.cross_entropy`).
+    images and members, with `label_smoothing` (see `loss.cross_entropy`).
 
     metrics: 'loss' and 'accuracy' (of members on their meta labels), float32 []; 'member_losses', float32
-    [members]; 'skipped', bool []: with `skip_nonfinite`, whether the loss or a gradient was not finite, and
-    the state (but for its step) left as it was.
+    [members]; 'skipped', bool []: with `skip_nonfinite`, whether the loss or a gradient was not finite. Then
+    only the state's step changes.
     """
     shared = sharding.shared_axes(mesh)
     over_data, over_member = (tuple(axis for axis in shared if axis == name) for name in ('data', 'member'))
@@ -186,7 +186,7 @@ def make_embed_step(
     def step(variables, images):
         outputs = cast(jax.Array, on_device.apply(variables, normalize(images, mean, std)))
         part = embed(outputs)
-        # Each device scaled by its own members.
+        # Each device scales by its own members.
         return part / np.sqrt(mesh.shape['member'])
 
     specs = sharding.specs(init.shapes(model))

@@ -28,7 +28,7 @@ def test_half_of_the_images_are_mirrored():
     assert abs(flips.mean() - 0.5) < 0.03  # 4,100 draws: four standard deviations
 
 
-def test_at_most_so_many_of_a_class_drawn_anew_each_epoch():
+def test_at_most_a_number_of_a_class_drawn_again_each_epoch():
     seen = set()
     for epoch in range(40):
         chosen, flip = dataset.epoch_order(5, epoch, LABELS, 3)

@@ -102,7 +102,7 @@ def close(folder, monkeypatch) -> None:
     monkeypatch.setattr(os, 'scandir', refused)
 
 
-def test_a_folder_that_can_not_be_looked_into_is_told_of(tree, monkeypatch):
+def test_a_folder_that_cannot_be_looked_into_is_reported_of(tree, monkeypatch):
     close(tree / 'cats', monkeypatch)
     found = list(Pattern(str(tree)).find())
     problem = f'{tree}/cats: Permission denied'
@@ -140,7 +140,7 @@ def test_pixels_are_those_of_pil(tmp_path):
         assert np.abs(image.astype(int) - want).max() <= 1
 
 
-def test_what_is_told_of_a_file(tmp_path):
+def test_what_is_reported_of_a_file(tmp_path):
     names = pictures.write_broken(tmp_path / 'broken')
     turned = np.zeros((6, 4, 3), np.uint8)
     exif = Image.Exif()
@@ -162,7 +162,7 @@ def test_a_missing_photograph_is_one_sentence(tmp_path):
         photographs.images([tmp_path / 'gone.jpg'], 8)
 
 
-def test_names_that_no_table_could_hold_are_told_apart_and_left_out(tmp_path):
+def test_names_that_no_table_could_hold_are_reported_apart_and_left_out(tmp_path):
     for name in (b'\xfe.png', b'\xff.png'):
         with open(os.fsencode(tmp_path) + b'/' + name, 'wb') as file:  # noqa: PTH123
             file.write(pictures.encoded(np.zeros((4, 4, 3), np.uint8)))

@@ -290,7 +290,7 @@ def test_a_damaged_record_is_named(tmp_path, config):
         ),
     ],
 )
-def test_records_that_can_not_be_read_are_told(spoil, message, cache, tmp_path, config):
+def test_records_that_cannot_be_read_are_reported(spoil, message, cache, tmp_path, config):
     pictures.write_classes(tmp_path / 'data', 2, 8)
     config.cache = cache
     dataset = data.load(config)

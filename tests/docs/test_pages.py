@@ -28,6 +28,8 @@ ELSEWHERE = {
     'launch/test.sh': 'CI',
     'launch/test_matrix.sh': 'test_matrix.py',
     'source .venv/bin/activate': 'the shell',
+    'python3 -m venv gpu-venv': 'the shell',
+    'source gpu-venv/bin/activate': 'the shell',
     'set -a; . launch/malloc.env; set +a': 'test_bench_command.py',
     'pip install': 'launch/setup.sh',
     '.venv/bin/pip install': 'CI',

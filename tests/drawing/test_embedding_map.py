@@ -29,7 +29,7 @@ def test_of_many_some_are_drawn():
     assert (np.diff(laid.chosen) > 0).all()
 
 
-def test_what_can_not_be_laid_out():
+def test_what_cannot_be_laid_out():
     embeddings = clusters(4, 10)
     embeddings[3, 0] = np.nan
     assert 3 not in lay_out(embeddings).chosen

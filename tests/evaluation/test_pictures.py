@@ -49,7 +49,7 @@ def test_long_names_are_shortened_in_the_middle():
         for name in (*names, names[0] * 9)
     )
     assert first.shape == long.shape
-    assert (first != second).any()  # their ends are still told apart
+    assert (first != second).any()  # their ends still differ
 
 
 def test_queries_are_of_different_classes_and_always_the_same():

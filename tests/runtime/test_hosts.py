@@ -141,7 +141,7 @@ def test_two_processes_equal_one(tmp_path):
         evaluate(config, one / 'run', dataset, thorough=mode == 'eval')
         ended = ends(start_two(two, *same, f'--mode={mode}'))
         assert [code for code, *_ in ended] == [0, 0], ended
-        assert [output.count('R@1') for _, output, _ in ended] == [1, 0]  # told once
+        assert [output.count('R@1') for _, output, _ in ended] == [1, 0]  # printed once
         assert ended[1][2] == ''
         results = [json.loads((folder / 'run' / 'results.json').read_text()) for folder in (one, two)]
         assert results[0] == results[1] and 0 < results[0]['recall']['1'] < 1
@@ -177,7 +177,7 @@ def test_stopped_killed_and_resumed(tmp_path, caplog):
     wait_for(lambda: newest_step(tmp_path) > stopped, processes)
     processes[1].kill()
     begin = time.monotonic()
-    # A collective that fails is told by us; where it only hangs, JAX's heartbeats end the process.
+    # A collective that fails is reported by us; if it only hangs, JAX's heartbeats end the process.
     (code, _, errors), (_, _, others) = ends(processes)
     assert time.monotonic() - begin < 3 * DEAD_SECONDS
     assert code in (1, -signal.SIGABRT), errors

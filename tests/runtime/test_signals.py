@@ -2,7 +2,7 @@
 
 from support import forked
 
-# What each job begins with: the signal comes so many seconds after `send`; no job takes 30.
+# What each job begins with: the signal comes this many seconds after `send`; no job takes 30.
 BEGIN = """
 import os, signal, threading, time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the CPU compiler is told."""
+"""The options that the CPU compiler gets."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def readers(x):
 
 
 @pytest.mark.parametrize(('options', 'barriers'), [(compiler_options(), 1), ({}, 0)])
-def test_the_compiler_keeps_the_barrier_only_when_told(options, barriers):
+def test_the_compiler_keeps_the_barrier_only_when_asked(options, barriers):
     compiled = jax.jit(readers, compiler_options=options).lower(jnp.ones((64, 64))).compile()
     assert compiled.as_text().count('opt-barrier(') == barriers
     assert float(compiled(jnp.ones((64, 64)))[0][0, 0]) == 64 * 9

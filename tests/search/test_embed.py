@@ -259,7 +259,7 @@ def test_another_checkpoint_is_refused(embedder, workdir, tmp_path):
 
 
 @pytest.mark.parametrize('embedding', ['logits', 'pooled'])
-def test_shrunk_embeddings_are_searched_without_being_told(embedding, workdir, tmp_path):
+def test_shrunk_embeddings_are_searched_without_flags(embedding, workdir, tmp_path):
     config = checkpoint.newest_config(workdir)
     config.update(embedding=embedding, embedding_dim=3)
     with pytest.raises(UserError, match=r'needs .*shrinking.*npz, which is not there; make it by'):

@@ -161,7 +161,7 @@ def test_a_state_is_restored_onto_another_mesh_bit_for_bit(before, after, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, variables, expected.variables)
 
 
-def test_package_versions_are_kept_and_a_change_is_told_in_one_line(tmp_path, monkeypatch, caplog):
+def test_package_versions_are_kept_and_a_change_is_reported_in_one_line(tmp_path, monkeypatch, caplog):
     config, dataset = tiny_config(), tiny_dataset()
     run = Run.of(config)
     checkpoints = Checkpoints(tmp_path)
@@ -194,7 +194,7 @@ def test_package_versions_are_kept_and_a_change_is_told_in_one_line(tmp_path, mo
     ]
     remove(tmp_path / 'checkpoints' / '0' / 'checksums')
     remove(tmp_path / 'checkpoints' / '0' / 'versions')  # saved before versions were
-    remove(tmp_path / 'checkpoints' / '0' / 'place')  # likewise
+    remove(tmp_path / 'checkpoints' / '0' / 'place')  # also
     begun, said = going_on()
     assert said == [] and begun.skipped == 0 and begun.epochs.offset == 0
     checkpoints.close()

@@ -22,8 +22,8 @@ from sreml_jax.training import step
 MEAN = STD = np.full(3, 0.5, np.float32)
 
 
-# Two orders of summation may differ by so many of float64's roundings. The float32 gradients of a mesh and of
-# one device differ by up to 2**14 of float32's on the processors tried; a mean over one device's images in
+# Two orders of summation may differ by this many of float64's roundings. The float32 gradients of a mesh and
+# of one device differ by up to 2**14 of float32's on the processors tried; a mean over one device's images in
 # place of all, or a wrong scale, is a difference of 2**40 and more.
 ROUNDINGS = 2**20 * np.finfo(np.float64).eps
 

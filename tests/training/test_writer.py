@@ -61,7 +61,7 @@ def test_lines_that_find_no_room_on_the_disk_come_later_and_once(tmp_path, caplo
 
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='a full disk, as Linux has it')
-def test_a_disk_that_is_full_from_the_start_is_told_and_spoils_nothing(tmp_path):
+def test_a_disk_that_is_full_from_the_start_is_reported_and_spoils_nothing(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     path.write_text('{"step": 1}\n{"step": 2}\n')
     (tmp_path / 'metrics.jsonl.tmp').symlink_to('/dev/full')
@@ -70,7 +70,7 @@ def test_a_disk_that_is_full_from_the_start_is_told_and_spoils_nothing(tmp_path)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_a_folder_that_tensorboard_can_not_have_is_told(tmp_path):
+def test_a_folder_that_tensorboard_cannot_have_is_reported(tmp_path):
     (tmp_path / 'tensorboard').write_text('')
     with pytest.raises(RunError, match=r'tensorboard cannot be written \(Not a directory\); make room'):
         Writer(tmp_path, 0)

@@ -1,4 +1,4 @@
-"""What all prepared datasets share: pictures found in a source, each decoded once, kept as TFDS records."""
+"""The base of all prepared datasets: finds pictures, decodes each once, and keeps them as TFDS records."""
 
 import abc
 import contextlib
@@ -40,22 +40,20 @@ class Example(NamedTuple):
 class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the datasets: a subclass finds the examples, this class prepares them.
 
-    A prepared copy belongs to one state of the source: its folder is named after a hash of the listing
-    (names, sizes, times, labels, boxes), so that a source that changed is prepared anew, and one that did not
-    is found at once.
+    A prepared copy belongs to one state of the source: a hash of the listing (names, sizes, times, labels,
+    boxes) names its folder. A source that changed is prepared again; one that did not is found at once.
 
-    `info.metadata` holds what later runs need, so that they read no record to get it: 'classes' (names, by
-    label), 'labels' (split -> label of each record), 'mean' and 'std' (RGB in 0..1 of the training images,
-    each counting the same whatever its size), 'width', 'height' and 'bytes' (split -> sum over its images),
-    'boxes' (whether there are any), 'notes' (what tables must say) and 'unreadable' (what is wrong with each
-    file that was left out).
+    `info.metadata` holds what later runs need without reading a record: 'classes' (names, by label), 'labels'
+    (split -> label of each record), 'mean' and 'std' (RGB in 0..1 of the training images, each image with the
+    same weight), 'width', 'height' and 'bytes' (split -> sum over its images), 'boxes' (whether there are
+    any), 'notes' (what tables must say) and 'unreadable' (what is wrong with each file left out).
 
     Args:
-      source: folder in which the user's copy lies.
-      config: of the run; `self.options` to the subclass.
+      source: folder of the user's copy.
+      config: of the run; a subclass reads it as `self.options`.
 
     Raises:
-      UserError: no copy of the dataset lies there, or images of it are missing and `allow_missing` is off.
+      UserError: the folder holds no copy of the dataset, or images are missing and `allow_missing` is off.
     """
 
     VERSION = tfds.core.Version('1.1.0')
@@ -78,8 +76,8 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
     def find_examples(self, source: Path) -> dict[str, list[Example]]:
         """Lists the images of each split: 'train', and either 'test' or both 'query' and 'gallery'.
 
-        Images that the dataset's own lists name but that are not on disk belong in it too: the base counts
-        and reports them.
+        Includes images that the dataset's own lists name but that are not on disk: the base counts and
+        reports them.
 
         Raises:
           UserError: this folder holds no copy of the dataset.
@@ -95,7 +93,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
     @functools.cached_property
     def _listing(self) -> tuple[dict[str, list[Example]], str, list[str]]:
-        """(the examples that are there, by split; hash of them; what tables must say about the lists)."""
+        """(the existing examples by split, their hash, notes on the lists for the tables)."""
         digest = hashlib.sha256(f'{self.source} {self.VERSION}'.encode())
         there: dict[str, list[Example]] = {}
         missing, notes = [], []
@@ -137,11 +135,11 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
     def prepare(self) -> None:
         """Decodes every image once and writes the records, unless this state of the source has them already.
 
-        Another process that is at it is waited for. What a killed one left behind is removed; the finished
-        copy appears under its name all at once.
+        Waits for another process that prepares the same. Removes what a killed one left behind; the finished
+        copy is moved into place.
 
         Raises:
-          UserError: images are unreadable and `skip_unreadable` is off, or `prepared_dir` can't be written.
+          UserError: images are unreadable and `skip_unreadable` is off, or `prepared_dir` cannot be written.
         """
         if not self.data_path.exists():
             try:
@@ -169,7 +167,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
                     'image': tfds.features.Image(),  # the file as found
                     'plain': np.bool_,  # see decode.open_picture
                     'label': np.int64,  # index into metadata['classes']
-                    'box': tfds.features.Tensor(shape=(4,), dtype=np.int32),  # clipped; the whole where none
+                    'box': tfds.features.Tensor(shape=(4,), dtype=np.int32),  # clipped; by default all
                     'file_name': tfds.features.Text(),
                 }
             ),
@@ -225,7 +223,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
             self._judge_unreadable()
 
     def _decode(self, example: Example) -> tuple[dict[str, Any], str]:
-        """(record and measures of a picture, '') or ({}, what is wrong with it)."""
+        """Returns (record and measures of a picture, '') or ({}, what is wrong with it)."""
         name = self._file_name(example)
         try:
             encoded = self.encoded(example)
@@ -248,7 +246,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         }, ''
 
     def _judge_unreadable(self) -> None:
-        """Once every image was tried: stops the preparation, or notes what is left out."""
+        """Stops the preparation, or notes what is left out, once every image was tried."""
         metadata = self.info.metadata
         unreadable = metadata['unreadable']
         if not unreadable:
@@ -272,7 +270,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences TFDS, which speaks of downloads; our progress bar goes to stderr."""
+    """Silences TFDS, which reports downloads; our progress bar goes to stderr."""
     tfds.disable_progress_bar()
     logger = logging.getLogger('absl')
     level = logger.level

@@ -1,4 +1,4 @@
-"""Fetching a dataset's archive from its official address, checked to the last byte."""
+"""Fetches a dataset's archive from its official address and verifies its checksum."""
 
 import http.client
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Download(NamedTuple):
-    """An archive: its address, its name on disk, its bytes, and their SHA-256 in hexadecimal."""
+    """An archive: its address, its name on disk, its size in bytes, and its SHA-256 in hexadecimal."""
 
     url: str
     file: str
@@ -42,18 +42,18 @@ DOWNLOADS = {
     ),
 }
 ATTEMPTS = 3
-TIMEOUT = 30  # seconds without an answer after which a server is out of reach
+TIMEOUT = 30  # seconds to wait for an answer
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Downloads the archive of dataset `name` to `folder` (made where there is none), unless it lies there.
+    """Downloads the archive of dataset `name` into `folder`, which it makes, unless the archive is there.
 
-    It gets its name only when size and checksum are right. After a broken connection it starts anew, at most
-    `ATTEMPTS` times.
+    The file gets its name only when size and checksum are right. A broken connection is tried again,
+    `ATTEMPTS` times in all.
 
     Raises:
-      UserError: the server is out of reach, has no such file or sends other bytes, or the folder cannot be
-        written to.
+      UserError: the server cannot be reached, lacks the file or sends other bytes, or the folder cannot be
+        written.
     """
     wanted = DOWNLOADS[name]
     target = folder / wanted.file
@@ -73,7 +73,7 @@ def fetch(name: str, folder: Path) -> None:
 
 
 def _check_offer(wanted: Download) -> None:
-    """Asks for the file without reading it: TFDS would take minutes to find that a server is not there."""
+    """Requests the file without reading it: TFDS takes minutes to notice an unreachable server."""
     try:
         with urllib.request.urlopen(wanted.url, timeout=TIMEOUT) as answer:
             size = answer.headers.get('Content-Length')
@@ -81,7 +81,7 @@ def _check_offer(wanted: Download) -> None:
         error.close()
         raise
     if size and int(size) != wanted.size:
-        raise _Mismatch(f'it is {int(size):,} bytes there where it should be {wanted.size:,}')
+        raise _Mismatch(f'it has {int(size):,} bytes there instead of {wanted.size:,}')
 
 
 def _fetch_to(target: Path, wanted: Download) -> None:
@@ -97,14 +97,14 @@ def _fetch_to(target: Path, wanted: Download) -> None:
                 Path(manager.download(wanted.url)).rename(target)
                 return
             except tfds.download.download_manager.NonMatchingChecksumError:
-                raise _Mismatch('its checksum is wrong: other bytes came than should') from None
+                raise _Mismatch('its checksum is wrong') from None
             except requests.RequestException as error:
                 if attempt == ATTEMPTS:
                     raise
-                log.warning('The download of %s broke off (%s); starting anew.', wanted.file, error)
+                log.warning('The download of %s broke off (%s); starting again.', wanted.file, error)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 class _Mismatch(Exception):
-    """Other bytes than wanted."""
+    """The server offers or sends other bytes than expected."""

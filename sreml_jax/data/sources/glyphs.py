@@ -1,4 +1,4 @@
-"""Characters drawn in the font faces that matplotlib ships, a class a character. Needs no download."""
+"""Draws characters in the font faces that matplotlib ships; a character is a class. Needs no download."""
 
 import functools
 import io
@@ -22,29 +22,29 @@ _TEX_FACES = ('cmb10', 'cmmi10', 'cmr10', 'cmss10', 'cmti10', 'cmtt10')
 _BLOCKS = (*range(0x30, 0x590), *range(0x10D0, 0x1100))  # Latin, Greek, Cyrillic, Armenian; Georgian
 _FEWEST_FACES = 10
 _COMPARED = ('DejaVuSans', 'DejaVuSansMono', 'DejaVuSerif', 'DejaVuSans-Bold')
-_ALIKE = 0.9  # cosine of two drawings from which on they pass for one picture, as Latin A and Greek Alpha do
+_ALIKE = 0.9  # cosine of two drawings that look the same, as Latin A and Greek Alpha do
 
 _SIZE = 32  # pixels of both sides
 _FINE = 2  # drawn at this multiple of the size, then shrunk
-_EM = 0.62  # font size as a share of the side
+_EM = 0.62  # font size, as a share of the side
 
 
 class Glyphs(RetrievalBuilder):
-    """Small gray pictures, one a character and face, each turned, scaled and shifted a little.
+    """Small gray pictures, one per character and face, each turned, scaled and shifted a little.
 
-    Those characters count that have at least 10 faces, are no accented form of another and look like no
-    other; a seeded half of them trains.
+    A character is used if it has at least 10 faces, is not an accented form of another and looks like no
+    other. A seeded half of them trains.
     """
 
     def __init__(self, source: Path, config: ConfigDict):
         super().__init__(_FONTS, config)
 
     def fingerprint(self) -> str:
-        """See `RetrievalBuilder.fingerprint`. The versions tell as much as a listing, and sooner."""
+        """See `RetrievalBuilder.fingerprint`. The versions determine the pictures."""
         return f'matplotlib-{matplotlib.__version__}-pillow-{PIL.__version__}'
 
     def find_examples(self, source: Path) -> dict[str, list[Example]]:
-        """See `RetrievalBuilder.find_examples`. The path of an example is its face's."""
+        """See `RetrievalBuilder.find_examples`. The path of an example is that of its font."""
         faces = _faces(source)
         characters = np.random.default_rng(0).permutation(_distinct(source, sorted(faces)))
         half = len(characters) // 2
@@ -54,7 +54,7 @@ class Glyphs(RetrievalBuilder):
         }
 
     def encoded(self, example: Example) -> bytes:
-        """See `RetrievalBuilder.encoded`. The drawing is a function of the character and the face."""
+        """See `RetrievalBuilder.encoded`. The character and the face determine the drawing."""
         rng = np.random.default_rng([ord(example.label), *example.path.stem.encode()])
         picture = _drawn(
             example.label,
@@ -69,10 +69,10 @@ class Glyphs(RetrievalBuilder):
 
 
 def _faces(fonts: Path) -> dict[str, list[Path]]:
-    """Returns the faces that have each character, of those with enough."""
+    """Returns character -> its faces, for characters with enough faces."""
     faces: dict[str, list[Path]] = {}
     for path in sorted(fonts.glob('*.ttf')):
-        if path.stem in _TEX_FACES:  # encoded by TeX's own tables, which agree with Unicode on these alone
+        if path.stem in _TEX_FACES:  # TeX's own encodings agree with Unicode only on these
             known = set(map(ord, string.ascii_letters))
         elif path.stem.startswith(_FACES):
             with TTFont(path, lazy=True) as font:
@@ -87,7 +87,7 @@ def _faces(fonts: Path) -> dict[str, list[Path]]:
 
 
 def _distinct(fonts: Path, characters: list[str]) -> list[str]:
-    """Returns the characters that look like none before them."""
+    """Returns the characters that do not look like an earlier one."""
     cosine = np.zeros((len(characters), len(characters)))
     for face in _COMPARED:
         ink = 255.0 - np.stack([np.asarray(_drawn(c, fonts / f'{face}.ttf')).reshape(-1) for c in characters])
@@ -132,5 +132,5 @@ def _drawn(
 
 @functools.cache
 def _font(face: Path) -> ImageFont.FreeTypeFont:
-    # The basic layout: the other depends on libraries that not every machine has.
+    # The basic layout: the other one needs libraries that not every machine has.
     return ImageFont.truetype(str(face), round(_EM * _SIZE * _FINE), layout_engine=ImageFont.Layout.BASIC)

@@ -1,10 +1,9 @@
-"""Ways to run one convolution of every member: arrays carry a leading member axis, geometry is static.
+"""The algorithms that can run one convolution of every member.
 
-A algorithm is three functions, `forward(x, w, g)`, `input_gradient(dy, w, x, g)` and
-`kernel_gradient(x, dy, w, g)`;
-x is [members, images, height, width, channels], or lacks the first axis where all members read the same
-images (the trunk's output); w is [members, kh, kw, channels / groups, features]. A gradient for shared
-images is the sum over members.
+An algorithm is three functions: `forward(x, w, g)`, `input_gradient(dy, w, x, g)` and `kernel_gradient(x, dy,
+w, g)`. x is [members, images, height, width, channels]; it lacks the first axis if all members read the same
+images (the trunk's output). w is [members, kh, kw, channels / groups, features]. g is the geometry, which is
+static. The gradient of shared images is the sum over members.
 """
 
 import functools
@@ -46,8 +45,8 @@ def _plain_kernel_gradient(x, dy, w, g):
     return jax.linear_transpose(lambda w: plain(x, w, g), w)(dy)[0]
 
 
-# Grouped: plain vmap. XLA sees one grouped convolution, or, where the images are shared, one
-# convolution with members x features outputs.
+# Grouped: plain vmap. XLA sees one grouped convolution or, if the images are shared, one convolution with
+# members x features outputs.
 
 
 def _grouped(x, w, g):
@@ -62,8 +61,8 @@ def _grouped_kernel_gradient(x, dy, w, g):
     return jax.linear_transpose(lambda w: _grouped(x, w, g), w)(dy)[0]
 
 
-# Unrolled: one convolution a member. XLA's kernel gradient of a grouped convolution is 100 times slower on a
-# CPU than the forward pass; written as another forward convolution, it is as fast.
+# Unrolled: one convolution per member. On a CPU, XLA's kernel gradient of a grouped convolution takes 100
+# times as long as the forward pass. Written as another forward convolution, it takes as long as that.
 
 
 def _member(x, m):
@@ -85,7 +84,7 @@ def _unrolled_kernel_gradient(x, dy, w, g):
 
 
 def _grouped_channels_kernel_gradient(x, dy, w, g):
-    """The output's gradient as a kernel over the input, which contracts the images, group by group."""
+    """Convolves the input with the output's gradient as the kernel, group by group; images are contracted."""
     images, height, width, channels = x.shape
     down, across = dy.shape[1:3]
     x = x.reshape(images, height, width, g.groups, -1).transpose(4, 1, 2, 3, 0)
@@ -104,7 +103,7 @@ def _grouped_channels_kernel_gradient(x, dy, w, g):
     return dw.transpose(1, 2, 0, 3)
 
 
-# Winograd: fewer products for a 3x3 convolution; anything else by matmul.
+# Winograd: fewer products for a 3x3 convolution. Other kernels run as matmul does.
 
 
 def _has_winograd(w, g):
@@ -129,7 +128,7 @@ def _winograd_kernel_gradient(x, dy, w, g):
     return winograd.kernel_gradient(x, dy, w, g.strides[0], g.padding)
 
 
-# Taps: products with the pixels inside the image alone.
+# Taps: products with only the pixels inside the image.
 
 
 def _taps(x, w, g):
@@ -146,7 +145,7 @@ def _taps_kernel_gradient(x, dy, w, g):
 
 
 def _by_blocks(algorithm: Algorithm) -> Algorithm:
-    """The algorithm, with channel groups as members of their own."""
+    """Returns the algorithm with blocks of channel groups as members."""
 
     def forward(x, w, g):
         if g.groups == 1:

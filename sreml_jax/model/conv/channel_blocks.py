@@ -1,8 +1,8 @@
 """Convolutions in groups of few channels (ResNeXt) as convolutions of more members without groups.
 
-Neighboring groups are put together to blocks of channels, with zeros between the groups of a block in its
-kernel; then each block of each member is a member. The zeros cost products, but the groups' 3x3 convolutions
-are a small part of a ResNeXt, and matrices of 4 columns are slow on any device.
+Neighboring groups form a block of channels, whose kernel is zero between its groups. Each block of each
+member becomes a member. The zeros cost products, but the groups' 3x3 convolutions are a small part of a
+ResNeXt, and matrices with 4 columns are slow on any device.
 """
 
 import math
@@ -11,16 +11,16 @@ from typing import NamedTuple
 import jax
 from jax import numpy as jnp
 
-CHANNELS = 32  # of a block, at least: fewer do not fill a vector unit
+CHANNELS = 32  # the fewest in a block: fewer do not fill a vector unit
 
 
 class ChannelBlocks(NamedTuple):
-    """How the groups of `members` kernels are put together.
+    """How the groups of the members' kernels form blocks.
 
     Attributes:
-      members: kernels.
-      blocks: of each member.
-      groups: of each block.
+      members: number of kernels.
+      blocks: blocks per member.
+      groups: groups per block.
     """
 
     members: int
@@ -29,31 +29,31 @@ class ChannelBlocks(NamedTuple):
 
     @classmethod
     def of(cls, shape: tuple[int, ...], groups: int) -> 'ChannelBlocks':
-        """For kernels of shape [members, kh, kw, channels / groups, features]."""
+        """Returns the blocks of kernels of this shape, [members, kh, kw, channels / groups, features]."""
         together = math.gcd(groups, max(1, CHANNELS // shape[3]))
         return cls(shape[0], groups // together, together)
 
     def split(self, x: jax.Array) -> jax.Array:
-        """[members, images, height, width, channels], or shared images, to blocks in place of members."""
+        """Splits [members, images, height, width, channels], or shared images, into blocks as members."""
         if x.ndim == 4:
             x = jnp.broadcast_to(x, (self.members, *x.shape))
         x = jnp.moveaxis(x.reshape(*x.shape[:-1], self.blocks, -1), -2, 1)
         return x.reshape(-1, *x.shape[2:])
 
     def join(self, x: jax.Array) -> jax.Array:
-        """The inverse of `split`, of images that are not shared."""
+        """Inverts `split` of images that are not shared."""
         x = jnp.moveaxis(x.reshape(self.members, self.blocks, *x.shape[1:]), 1, -2)
         return x.reshape(*x.shape[:-2], -1)
 
     def kernels(self, w: jax.Array) -> jax.Array:
-        """[members, kh, kw, channels / groups, features] to one kernel a block, zero between its groups."""
+        """Turns [members, kh, kw, channels / groups, features] into one kernel per block."""
         m, kh, kw, c, _ = w.shape
         w = w.reshape(m, kh, kw, c, self.blocks, self.groups, -1).transpose(0, 4, 1, 2, 5, 3, 6)
         own = jnp.eye(self.groups, dtype=w.dtype)[:, None, :, None]
         return (w[..., None, :] * own).reshape(m * self.blocks, kh, kw, self.groups * c, -1)
 
     def of_groups(self, w: jax.Array) -> jax.Array:
-        """The transpose of `kernels`: what lies between groups is left out."""
+        """Transposes `kernels`: drops what lies between groups."""
         _, kh, kw, c, f = w.shape
         n = self.groups
         w = w.reshape(self.members, self.blocks, kh, kw, n, c // n, n, f // n)

@@ -1,9 +1,9 @@
-"""Which algorithm runs a member convolution on which device: what 'auto' stands for.
+"""Chooses the algorithm that runs a member convolution on a device: the meaning of 'auto'.
 
-The rules for a CPU were measured on single convolutions of 2 to 8 members, batch 12, on 2 busy cores (AVX2,
-float32, jax 0.10.2): the order of the algorithms is sure where they differ much, not where they are close.
-'taps' was measured in whole steps (6 members of resnet18, width 64, 48x48 images, batch 32: 1.00 s against
-1.19 s with 'matmul' in its place).
+The rules for a CPU come from single convolutions of 2 to 8 members, batch 12, on 2 busy cores (AVX2, float32,
+jax 0.10.2). They are certain where the algorithms differ much, not where they are close. 'taps' was measured
+in whole steps (6 members of resnet18, width 64, 48x48 images, batch 32: 1.00 s, and 1.19 s with 'matmul'
+instead).
 
 The rules for a GPU were measured on an H100 on 2026-11-27: 48 members, batch 12, bfloat16, milliseconds for
 forward | input gradient | kernel gradient.
@@ -17,16 +17,17 @@ forward | input gradient | kernel gradient.
     1x1/2 128 -> 256, 16x16                     1.48   1.34   2.02   0.09   0.16   0.09
     1x1/2 256 -> 512, 8x8                       1.04   1.17   1.25   0.08   0.10   0.07
 
-'unrolled' won nowhere: one launch a member fills a fraction of the card. Everything else follows from these
-rows and is NOT MEASURED: other sizes and widths, 1x1 convolutions of stride 1, float32, other batch sizes and
-other GPUs. Groups of channels (ResNeXt) are NOT MEASURED either: 'grouped' is one convolution in members x
-groups groups; of the candidates it moves the fewest bytes and compiles to the fewest kernels for an H100.
-`python launch/bench convs` measures both kinds of device.
+'unrolled' won nowhere: one launch per member fills a fraction of the card. The rules extend these rows to
+everything else, which is NOT MEASURED: other sizes and widths, 1x1 convolutions of stride 1, float32, other
+batch sizes and other GPUs. Groups of channels (ResNeXt) are NOT MEASURED either: 'grouped' is one convolution
+in members x groups groups; of the candidates it moves the fewest bytes and compiles to the fewest kernels for
+an H100. `python launch/bench convs` measures both kinds of device.
 """
 
 import math
 
-# Pixels: where XLA's CPU convolution leaves its fast path, and Winograd's tiles are mostly border.
+# Pixels of a side up to which XLA's CPU convolution leaves its fast path, and Winograd's tiles are mostly
+# border.
 SMALL = 4
 
 # On a GPU: the fewest pixels of the output for each channel of the input at which 'grouped' wins.
@@ -48,19 +49,19 @@ def choose(
     Args:
       platform: 'cpu' or 'gpu', as `jax.default_backend()` names it.
       product: 'forward', 'input_gradient' or 'kernel_gradient'.
-      members: how many kernels; 1 for the trunk.
+      members: number of kernels; 1 for the trunk.
       size: height and width of the output.
       kernel: height and width of the kernel, channels / groups, and features.
       stride: of height and width.
       groups: of channels within a member.
-      shared: all members read the same images.
+      shared: whether all members read the same images.
     """
     window = kernel[:2]
     if platform == 'cpu':
         if max(window) > 3:
             return 'unrolled'
         return 'taps' if min(size) <= SMALL or window != (3, 3) else 'winograd'
-    # One member is left to XLA, as any network. Shared images are one dense convolution.
+    # XLA runs one member as it runs any network. Shared images make one dense convolution.
     if members == 1 or groups > 1 or shared:
         return 'grouped'
     if window == (1, 1) or stride > 1:

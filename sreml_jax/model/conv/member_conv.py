@@ -1,9 +1,9 @@
-"""How a convolution with one kernel per member is run on this device.
+"""Runs a convolution with one kernel per member on this device.
 
-Plain vmap over members gives XLA's grouped convolution, which is many times slower than the members' own
-convolutions. `conv` stands in for `lax.conv_general_dilated` in a module that is vmapped over members, and
-has its own rule for the member axis: the algorithms are in `algorithms`, the choice of 'auto' in `choice`.
-`trunk_conv` runs the trunk's convolutions, of one kernel, in the same algorithms.
+Plain vmap over members makes XLA run a grouped convolution, which can take many times as long as the members'
+own convolutions. `conv` replaces `lax.conv_general_dilated` in a module that is vmapped over members. It has
+its own vmap rule: `algorithms` has the algorithms, `choice` the choice of 'auto'. `trunk_conv` runs the
+trunk's convolutions, which have one kernel, by the same algorithms.
 """
 
 import functools
@@ -26,29 +26,22 @@ def conv(
     rhs: jax.Array,
     window_strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    precision: Any = None,
     *,
     algorithm: str = 'auto',
+    **options: Any,
 ) -> jax.Array:
-    """Computes a convolution that vmap over members runs in the given algorithm.
+    """Computes a convolution that vmap over members runs by the given algorithm.
 
-    Differentiable in reverse mode under `jax.vmap` with mapped kernels, the images mapped or shared.
+    It has reverse-mode derivatives under `jax.vmap` over kernels, with images mapped or shared.
 
     Args:
       lhs: images [batch, height, width, channels].
       rhs: kernel [kh, kw, channels / groups, features], of the same dtype.
       window_strides: of height and width.
       padding: explicit, ((low, high), (low, high)).
-      lhs_dilation: none, or ones.
-      rhs_dilation: none, or ones.
-      dimension_numbers: ignored; NHWC, HWIO.
-      feature_group_count: groups.
-      precision: of the products, as in `jax.lax`.
       algorithm: one of `CHOICES`.
+      **options: the other arguments of `lax.conv_general_dilated`. Dilations must be absent or 1;
+        dimension_numbers is ignored, as it is always NHWC, HWIO, NHWC.
 
     Returns:
       [batch, height', width', features].
@@ -56,10 +49,9 @@ def conv(
     Raises:
       ValueError: the algorithm is unknown, or the convolution has dilation or a named padding.
     """
-    del dimension_numbers
     if algorithm not in CHOICES:
         raise ValueError(f'member_conv is {algorithm!r}; it must be one of {", ".join(CHOICES)}')
-    geometry = _geometry(window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
+    geometry = _geometry(window_strides, padding, **options)
     return _with_member_rule(geometry, algorithm)(*_agree(lhs, rhs))
 
 
@@ -68,30 +60,34 @@ def trunk_conv(
     rhs: jax.Array,
     window_strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """Computes a convolution outside vmap as 'auto' runs that of one member; see `conv`."""
+    geometry = _geometry(window_strides, padding, **options)
+    x, w = _agree(lhs, rhs)
+    return convolve_members(x[None], w[None], geometry, 'auto')[0]
+
+
+def _geometry(
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
-) -> jax.Array:
-    """Computes a convolution outside vmap as 'auto' runs that of one member; see `conv`."""
+) -> Geometry:
     del dimension_numbers
-    geometry = _geometry(window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
-    x, w = _agree(lhs, rhs)
-    return convolve_members(x[None], w[None], geometry, 'auto')[0]
-
-
-def _geometry(strides, padding, lhs_dilation, rhs_dilation, groups, precision) -> Geometry:
     if isinstance(padding, str) or {*(lhs_dilation or ()), *(rhs_dilation or ())} - {1}:
         raise ValueError('a member convolution has explicit padding and no dilation')
     pads = tuple((int(low), int(high)) for low, high in padding)
-    return Geometry(tuple(strides), pads, groups, precision)
+    return Geometry(tuple(strides), pads, feature_group_count, precision)
 
 
 def _agree(*operands: jax.Array) -> list[jax.Array]:
     """Makes operands vary over each other's mesh axes under shard_map.
 
-    The transpose of this sums the trunk's gradient over 'member' and the kernel's over 'data'.
+    Its transpose sums the trunk's gradient over 'member' and the kernel's over 'data'.
     """
     varying = [jax.typeof(o).mat.varying for o in operands]
     missing = [tuple(sorted(frozenset.union(*varying) - v)) for v in varying]
@@ -114,7 +110,7 @@ def _with_member_rule(geometry: Geometry, algorithm: str):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve_members(x: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str) -> jax.Array:
-    """The convolutions of all members at once, see `algorithms` for the operands."""
+    """Computes the convolutions of all members at once; `algorithms` documents the operands."""
     return _algorithm('forward', x, w, geometry, algorithm).forward(x, w, geometry)
 
 

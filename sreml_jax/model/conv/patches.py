@@ -1,4 +1,7 @@
-"""Convolutions of all members as products of patches and kernels, batched over members."""
+"""Convolutions of all members as products of patches and kernels, batched over members.
+
+`algorithms` documents the operands.
+"""
 
 from jax import lax
 from jax import numpy as jnp
@@ -7,7 +10,7 @@ from sreml_jax.model.conv.geometry import is_shared
 
 
 def _patches(x, kernel, g):
-    """[..., images, height, width, channels] -> [..., pixels of the output, kh * kw, channels]."""
+    """Gathers [..., images, height, width, channels] into [..., pixels of the output, kh * kw, channels]."""
     *lead, height, width, channels = x.shape
     out = g.output_size((height, width), kernel)
     x = lax.pad(
@@ -22,7 +25,7 @@ def _patches(x, kernel, g):
 
 
 def _fold(d, x, kernel, g):
-    """The transpose of `_patches`: sums [..., pixels, kh * kw, channels] into the shape of x."""
+    """Transposes `_patches`: sums [..., pixels, kh * kw, channels] into the shape of x."""
     *lead, height, width, channels = x.shape
     out = g.output_size((height, width), kernel)
     d = d.reshape(*lead, *out, kernel[0] * kernel[1], channels)
@@ -55,18 +58,21 @@ def _kernels(w):
 
 
 def forward(x, w, g):
+    """Returns the output, [members, images, height, width, features]."""
     m = '' if is_shared(x) else 'm'
     y = _einsum(f'{m}rk,mkf->mrf', _rows(_patches(x, w.shape[1:3], g)), _kernels(w), g)
     return y.reshape(len(w), -1, *g.output_size(x.shape[-3:-1], w.shape[1:3]), w.shape[-1])
 
 
 def input_gradient(dy, w, x, g):
+    """Returns the gradient of x, summed over members if x is shared."""
     m = '' if is_shared(x) else 'm'
     dy = dy.reshape(len(dy), -1, dy.shape[-1])
     return _fold(_einsum(f'mrf,mkf->{m}rk', dy, _kernels(w), g), x, w.shape[1:3], g)
 
 
 def kernel_gradient(x, dy, w, g):
+    """Returns the gradient of w."""
     m = '' if is_shared(x) else 'm'
     dy = dy.reshape(len(dy), -1, dy.shape[-1])
     return _einsum(f'{m}rk,mrf->mkf', _rows(_patches(x, w.shape[1:3], g)), dy, g).reshape(w.shape)

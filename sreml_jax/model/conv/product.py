@@ -1,7 +1,7 @@
 """Matrix products of the pixels of images with kernels and with each other.
 
-For XLA's CPU compiler three axes are not one: it copies both operands of a sum over images, height and width
-into another order first. As one axis of pixels they are multiplied as they lie.
+XLA's CPU compiler copies both operands of a sum over three axes (images, height and width) into another order
+first. As one axis of pixels it multiplies them as they lie.
 """
 
 import math
@@ -15,7 +15,7 @@ def product(subscripts: str, a: jax.Array, b: jax.Array, **options: Any) -> jax.
     """`jnp.einsum` of two operands, in which 'nhw' (images, height, width) are multiplied as one axis.
 
     Raises:
-      ValueError: for operands without the axes that `subscripts` names.
+      ValueError: the operands lack axes that `subscripts` names.
     """
     operands, result = subscripts.split('->')
     first, second = operands.split(',')
@@ -25,7 +25,7 @@ def product(subscripts: str, a: jax.Array, b: jax.Array, **options: Any) -> jax.
 
 
 def _pixels(axes: str, x: jax.Array) -> jax.Array:
-    """[..., images, height, width, channels] -> [..., pixels, channels]; a kernel as it is."""
+    """Reshapes [..., images, height, width, channels] to [..., pixels, channels]; kernels stay."""
     at = axes.find('nhw')
     if at < 0:
         return x

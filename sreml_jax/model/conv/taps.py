@@ -1,8 +1,8 @@
 """Convolutions of all members tap by tap, for images hardly larger than the kernel.
 
-Each element of a kernel (a tap) is one matrix multiplication, batched over members, with those pixels alone
-that the tap meets inside the image: of a 2x2 image under a 3x3 kernel, 16 pairs of pixels where patches
-multiply 36, most of them by the border's zeros.
+Each element of a kernel (a tap) is one matrix multiplication, batched over members, with only the pixels that
+the tap meets inside the image. A 2x2 image under a 3x3 kernel has 16 such pairs of pixels. Patches multiply
+36, most of them with the zeros of the border.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ class _Tap(NamedTuple):
 def forward(
     x: jax.Array, w: jax.Array, strides: tuple, padding: tuple, size: tuple[int, int], precision: Any = None
 ) -> jax.Array:
-    """[members, images, height, width, channels] (or shared images, without members) to an output of `size`.
+    """Returns the output, [members, images, *size, features].
 
     Args:
-      x: images.
+      x: [members, images, height, width, channels], or shared images without the first axis.
       w: kernels [members, kh, kw, channels, features].
       strides: of height and width.
       padding: ((low, high), (low, high)).
@@ -48,7 +48,7 @@ def forward(
 def input_gradient(
     dy: jax.Array, w: jax.Array, x: jax.Array, strides: tuple, padding: tuple, precision: Any = None
 ) -> jax.Array:
-    """The gradient for x, summed over members where x is shared; other arguments as in `forward`."""
+    """Returns the gradient of x, summed over members if x is shared; see `forward` for the arguments."""
     m = 'm' * (x.ndim - 4)
     parts = []
     for tap in _taps(x.shape[-3:-1], w, strides, padding, dy.shape[-3:-1]):
@@ -60,9 +60,9 @@ def input_gradient(
 def kernel_gradient(
     x: jax.Array, dy: jax.Array, w: jax.Array, strides: tuple, padding: tuple, precision: Any = None
 ) -> jax.Array:
-    """The gradient for w; other arguments as in `forward`."""
+    """Returns the gradient of w; see `forward` for the arguments."""
     m = 'm' * (x.ndim - 4)
-    # A product reads its first operand in another order: the smaller one is copied more quickly.
+    # A product copies its first operand into another order: the smaller one goes first.
     few_features = w.shape[-1] < w.shape[-2]
     taps = []
     for tap in _taps(x.shape[-3:-1], w, strides, padding, dy.shape[-3:-1]):
@@ -75,7 +75,7 @@ def kernel_gradient(
 
 
 def _taps(have: tuple, w: jax.Array, strides: tuple, padding: tuple, size: tuple) -> Iterator[_Tap]:
-    """All taps of the kernel, row by row; those that meet no pixel join none."""
+    """Yields all taps of the kernel, row by row; a tap that meets no pixel has empty ranges."""
     kh, kw = w.shape[1:3]
     for row in range(kh):
         for column in range(kw):
@@ -97,7 +97,7 @@ def _cut(x, ranges):
 
 
 def _put(x, ranges, size):
-    """The transpose of `_cut`: x among zeros."""
+    """Transposes `_cut`: puts x among zeros."""
     edges = []
     for (start, _, stride), n, have in zip(ranges, size, x.shape[-3:-1], strict=True):
         spread = max(0, (have - 1) * stride + 1)
@@ -106,6 +106,6 @@ def _put(x, ranges, size):
 
 
 def _product(subscripts, a, b, precision):
-    # The sum over taps in at least float32.
+    # Taps are summed in at least float32.
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return product(subscripts, a, b, precision=precision, preferred_element_type=wide)

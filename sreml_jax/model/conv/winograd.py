@@ -1,15 +1,15 @@
-"""3x3 convolutions of all members with fewer products, after Winograd.
+"""3x3 convolutions of all members with fewer products, by Winograd's algorithm.
 
-An output tile of 2x2 pixels needs 16 products a channel pair instead of 36, or 25 where the stride is 2
-(Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016; for stride 2, even and odd pixels
+An output tile of 2x2 pixels needs 16 products per pair of channels instead of 36, or 25 if the stride is 2
+(Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016; stride 2 takes even and odd pixels
 apart). Each product is one matrix multiplication, batched over members. In one dimension, for an input tile
 x, taps w and an output tile y:
 
     y = OUTPUT ((KERNEL w) * (INPUT x))
 
-and in two the same along either axis. Every gradient is the same algorithm transposed.
+Two dimensions take the same along each axis. Every gradient is the transposed algorithm.
 
-Computed in at least float32: the sums lose bits that bfloat16 does not have to spare.
+The sums need at least float32: they lose more bits than bfloat16 can spare.
 """
 
 from collections.abc import Sequence
@@ -49,10 +49,10 @@ TRANSFORMS = {
 
 
 def forward(x: jax.Array, w: jax.Array, stride: int, padding: tuple, size: tuple[int, int]) -> jax.Array:
-    """[members, images, height, width, channels] (or shared images, without members) to an output of `size`.
+    """Returns the output, [members, images, *size, features].
 
     Args:
-      x: images.
+      x: [members, images, height, width, channels], or shared images without the first axis.
       w: kernels [members, 3, 3, channels, features].
       stride: 1 or 2, of height and width.
       padding: ((low, high), (low, high)).
@@ -121,7 +121,7 @@ def _kernels(w: jax.Array, a: Transform) -> Grid:
 
 
 def _products(subscripts: str, a: Grid, b: Grid) -> Grid:
-    # Plain sums of products: the default precision of a GPU's float32 would spoil the transforms.
+    # A GPU's default precision for float32 would spoil the transforms.
     return [
         [product(subscripts, p, q, precision='highest') for p, q in zip(*rows, strict=True)]
         for rows in zip(a, b, strict=True)
@@ -129,7 +129,7 @@ def _products(subscripts: str, a: Grid, b: Grid) -> Grid:
 
 
 def _transform(matrix: Matrix, grid: Grid) -> Grid:
-    """matrix @ grid @ matrix.T, its elements arrays; nothing is multiplied by 0 or 1."""
+    """Returns matrix @ grid @ matrix.T, whose elements are arrays; nothing is multiplied by 0 or 1."""
     across = [[_combine(row, parts) for row in matrix] for parts in grid]
     return _transpose([[_combine(row, parts) for row in matrix] for parts in _transpose(across)])
 
@@ -145,7 +145,7 @@ def _transpose(grid):
 
 def _interleave(grid: Grid) -> jax.Array:
     """Puts pixel (i, j) of every tile in its place: [..., tiles down, tiles across, channels] -> an image."""
-    # A CPU is slow at transforms that are fused into the copy to their places.
+    # A CPU is slow if XLA fuses the transforms into the copies.
     rows = [jnp.stack([keep(pixel) for pixel in row], -2) for row in grid]
     x = jnp.stack(rows, -4)
     *lead, down, i, across, j, channels = x.shape

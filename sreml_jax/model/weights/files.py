@@ -1,4 +1,4 @@
-"""Files of named weights, to numpy arrays. Nothing in a file is ever run."""
+"""Reads files of named weights as numpy arrays. No code in a file is ever run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,27 +10,28 @@ from sreml_jax.runtime.errors import UserError
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads all arrays of a .safetensors, .npz or .pth file, under their names in it.
+    """Reads all arrays of a .safetensors, .npz or .pth file under their names.
 
-    A .pth is a state dict as `torch.save` writes it; it needs torch, and its floating arrays come as float32.
+    A .pth file is a state dict written by `torch.save`. Reading it needs torch and converts floats to
+    float32.
 
     Raises:
-      UserError: there is no such file, it is not (whole) what its name ends in, or it needs torch in vain.
+      UserError: the file is missing, damaged or of another format, or torch is needed and not installed.
     """
     if not path.is_file():
-        raise UserError(f'there is no file {path}; set config.weights to one that is there, or to none')
+        raise UserError(f'there is no file {path}; set config.weights to an existing file, or to none')
     try:
         return READERS[path.suffix](path)
     except ImportError as error:
         raise UserError(
-            f'{path} is a file of PyTorch, and torch is not installed; install torch, or turn the file into '
-            '.safetensors or .npz where it is'
+            f'{path} is a PyTorch file, and torch is not installed; install torch, or convert the file to '
+            '.safetensors or .npz on a machine that has it'
         ) from error
-    except Exception as error:  # each format has its own exceptions, and a damaged file can raise nearly any
+    except Exception as error:  # each format has its own exceptions, and a damaged file can raise nearly all
         reason = f' ({error.strerror})' if isinstance(error, OSError) and error.strerror else ''
         raise UserError(
-            f'{path} cannot be read as a {path.suffix} of named arrays{reason}: it is damaged, or something '
-            'else; get it anew, or set config.weights to another'
+            f'{path} cannot be read as a {path.suffix} file of named arrays{reason}: it is damaged or has '
+            'another format; fetch it again, or set config.weights to another file'
         ) from error
 
 

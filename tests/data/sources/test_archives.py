@@ -171,7 +171,7 @@ def test_an_archive_without_room_is_refused(tmp_path, monkeypatch):
     refused(tmp_path, 'needs more than the 4,000 bytes that are free')
 
 
-def test_zip_with_a_password_is_told(tmp_path):
+def test_zip_with_a_password_is_reported(tmp_path):
     write_zip(tmp_path / 'birds.zip', {'birds/1.jpg': b'1'})
     content = bytearray((tmp_path / 'birds.zip').read_bytes())
     content[content.index(b'PK\x01\x02') + 8] |= 1  # the flag, in the table of contents
@@ -204,7 +204,7 @@ def test_archive_with_a_wrong_byte_is_refused(tmp_path, suffix):
     assert names(tmp_path) == [archive.name]
 
 
-def test_folder_that_cannot_be_written_to_is_told(tmp_path, monkeypatch):
+def test_folder_that_cannot_be_written_to_is_reported(tmp_path, monkeypatch):
     write_zip(tmp_path / 'birds.zip', MEMBERS)
 
     def refuse(self):

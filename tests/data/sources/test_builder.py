@@ -113,7 +113,7 @@ def test_prepared_once(source, config, monkeypatch):
     assert again.data_dir == first.data_dir and again.info.metadata['labels'] == first.info.metadata['labels']
 
 
-def test_a_changed_source_is_prepared_anew(source, config):
+def test_a_changed_source_is_prepared_again(source, config):
     data.prepared(config)
     pictures.write_classes(source, 1, IMAGES + 2)
     assert len(data.prepared(config).info.metadata['labels']['train']) == 2 * IMAGES + 2

@@ -136,7 +136,7 @@ def test_names_of_models_are_not_needed(tmp_path):
     assert {e.label for e in car.find_examples(tmp_path)['train']} == {'001', '002'}
 
 
-def test_incomplete_copy_is_told_what_it_lacks_and_where_to_get_it(tmp_path):
+def test_incomplete_copy_is_reported_what_it_lacks_and_where_to_get_it(tmp_path):
     annotations.make_car(tmp_path)
     (tmp_path / 'devkit' / 'cars_test_annos_withlabels.mat').unlink()
     shutil.rmtree(tmp_path / 'cars_test')

@@ -92,7 +92,7 @@ def test_archive_that_is_there_is_not_fetched(server, tmp_path):
     assert server.served == 0
 
 
-def test_dropped_connection_starts_anew(server, tmp_path):
+def test_dropped_connection_starts_again(server, tmp_path):
     server.drops = 2
     download.fetch('cub', tmp_path)
     assert (tmp_path / 'CUB_200_2011.tgz').read_bytes() == ARCHIVE
@@ -118,24 +118,24 @@ def refused(folder, reason):
     assert names(folder) == []
 
 
-def test_connection_that_always_drops_is_told(server, tmp_path):
+def test_connection_that_always_drops_is_reported(server, tmp_path):
     server.drops = 100
     refused(tmp_path, 'Connection broken')
     assert server.served == download.ATTEMPTS
 
 
-def test_wrong_byte_is_told(server, tmp_path):
+def test_wrong_byte_is_reported(server, tmp_path):
     server.content = ARCHIVE[:-1] + bytes([ARCHIVE[-1] ^ 1])
     refused(tmp_path, 'checksum is wrong')
 
 
-def test_wrong_size_is_told_before_anything_is_read(server, tmp_path):
+def test_wrong_size_is_reported_before_anything_is_read(server, tmp_path):
     server.content = b'<html>Please log in</html>'
-    refused(tmp_path, '26 bytes there where it should be 300,000')
+    refused(tmp_path, '26 bytes there instead of 300,000')
     assert server.served == 0
 
 
-def test_missing_file_is_told(server, tmp_path, monkeypatch):
+def test_missing_file_is_reported(server, tmp_path, monkeypatch):
     offer(monkeypatch, server.server_port, 'fish.tgz', ARCHIVE)
     refused(tmp_path, 'HTTP Error 404: Not Found')
     with pytest.raises(UserError, match='404'):
@@ -143,7 +143,7 @@ def test_missing_file_is_told(server, tmp_path, monkeypatch):
     assert not (tmp_path / 'data').exists()
 
 
-def test_server_out_of_reach_is_told_at_once(tmp_path, monkeypatch):
+def test_server_out_of_reach_is_reported_at_once(tmp_path, monkeypatch):
     with socket.socket() as unused:
         unused.bind(('127.0.0.1', 0))  # and does not listen
         offer(monkeypatch, unused.getsockname()[1], 'birds.tgz', ARCHIVE)

@@ -67,7 +67,7 @@ def test_layouts(tmp_path, arrange):
 
 
 @pytest.mark.parametrize('missing', ['Eval', 'Img'])
-def test_missing_part_is_told_with_page_files_and_place(tmp_path, missing):
+def test_missing_part_is_reported_with_page_files_and_place(tmp_path, missing):
     annotations.make_isc(tmp_path)
     shutil.rmtree(tmp_path / missing)
     page = 'https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html'

@@ -122,12 +122,10 @@ def test_a_whole_model_in_a_pth_is_refused(tmp_path):
 def test_a_pth_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
     (tmp_path / 'x.pth').write_bytes(b'')
-    with pytest.raises(UserError, match=r'x\.pth is a file of PyTorch, and torch is not installed; install'):
+    with pytest.raises(UserError, match=r'x\.pth is a PyTorch file, and torch is not installed; install'):
         files.read(tmp_path / 'x.pth')
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(
-        UserError, match=r'there is no file .*x\.npz; set config.weights to one that is there'
-    ):
+    with pytest.raises(UserError, match=r'there is no file .*x\.npz; set config.weights to an existing file'):
         files.read(tmp_path / 'x.npz')

@@ -203,7 +203,7 @@ def lose_many(weights):
             lambda w: w.update({f'module.{name}': w.pop(name) for name in ('bn1.bias', 'bn1.weight')}),
             'missing are bn1.bias, bn1.weight; unexpected are module.bn1.bias, module.bn1.weight;',
         ),
-        (lose_many, ' and 15 more;'),  # 5 convolutions of 5 arrays, of which 10 are told
+        (lose_many, ' and 15 more;'),  # 5 convolutions of 5 arrays, of which 10 are named
     ],
 )
 def test_weights_of_another_model_are_refused_by_name(change, complaint, tmp_path):

@@ -1,0 +1,262 @@
+"""Compiles the training step for a GPU that this machine lacks, and counts its kernels, bytes and memory.
+
+python -m venv gpu-venv && gpu-venv/bin/pip install '.[cuda]'     5 GB, in its own environment
+gpu-venv/bin/python launch/bench compile --card=h100 --model_type=resnet18
+
+XLA's GPU compiler needs only a description of the card. The result is the program that the card would run,
+except for autotuning (the choice of cuDNN's and cuBLAS' kernels and of tiles). A kernel's bytes are those of
+its operands and results. At the card's measured copy rate they gave the time of elementwise kernels on an
+H100 within a fifth; concatenations and slices took up to twice that (2026-11-27).
+"""
+
+import argparse
+import collections
+import itertools
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from measure import keep, positive
+
+from sreml_jax.configs import default
+from sreml_jax.describe import device_memory
+from sreml_jax.model.conv import member_conv
+from sreml_jax.model.cost import forward_flops
+from sreml_jax.model.resnet import BACKBONES
+from sreml_jax.run import model_of
+from sreml_jax.training import optimizer, step
+
+
+class Card(NamedTuple):
+    """The compiler's description of a card, and rates measured on one, in bytes and operations a second."""
+
+    target: str
+    bytes_per_s: float
+    flop_per_s: float
+
+
+CARDS = {
+    'h100': Card(
+        """gpu_device_info {
+          threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+          shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+          core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 cuda_compute_capability { major: 9 }
+          block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+          registers_per_core_limit: 65536 registers_per_block_limit: 65536
+          memory_bandwidth: 3352320000000 l2_cache_size: 52428800 device_memory_size: 84942979072
+        }
+        platform_name: "CUDA"
+        dnn_version_info { major: 9 minor: 10 patch: 0 }
+        device_description_str: "NVIDIA H100 80GB HBM3" """,
+        2.86e12,
+        781e12,
+    )
+}
+SIZES = {
+    'pred': 1,
+    's8': 1,
+    'u8': 1,
+    'bf16': 2,
+    'f16': 2,
+    's32': 4,
+    'u32': 4,
+    'f32': 4,
+    's64': 8,
+    'u64': 8,
+    'f64': 8,
+}
+SHAPE = re.compile(rf'\b({"|".join(SIZES)})\[([\d,]*)\]')
+NO_KERNEL = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'}
+
+
+class Kernel(NamedTuple):
+    """A kernel: its kind, its part of the step, and the bytes of its operands and results."""
+
+    what: str
+    where: str
+    nbytes: int
+
+
+def main() -> None:
+    """Compiles the step that the flags describe, and prints its counts."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--card', choices=tuple(CARDS), default='h100')
+    p.add_argument('--model_type', choices=tuple(BACKBONES), default='resnet18')
+    p.add_argument('--members', type=positive, default=48)
+    p.add_argument('--batch', type=positive, default=12)
+    p.add_argument('--size', type=positive, default=256, help='height and width of the images in pixels')
+    p.add_argument('--dtype', choices=('float32', 'bfloat16'), default='bfloat16')
+    p.add_argument('--conv', choices=member_conv.CHOICES, default='auto')
+    p.add_argument('--remat', action='store_true')
+    p.add_argument('--top', type=positive, default=16, help='lines of each table')
+    p.add_argument('--json', help='keep the figures in this file')
+    args = p.parse_args()
+    card = CARDS[args.card]
+    device = absent_device(card)
+    with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):  # the model asks for it
+        config = config_of(args)
+        begin = time.perf_counter()
+        compiled = compile_step(config, device)
+        seconds = time.perf_counter() - begin
+        predicted = device_memory(config)
+        flop = 3 * forward_flops(model_of(config, 'gpu'), args.size) * args.batch
+    found = list(kernels(compiled.as_text()))
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    parts = dict.fromkeys(('convolutions', 'BatchNorm, relu, shortcuts, rest', 'Adam and casts'), 0.0)
+    for kernel in found:
+        parts[part_of(kernel.where)] += kernel.nbytes / 1e9
+    total = sum(parts.values())
+    figures = {
+        'seconds to trace and compile': round(seconds, 1),
+        'kernels': len(found),
+        'GB': round(total, 1),
+        'ms at the measured copy rate': round(1e12 * total / card.bytes_per_s, 1),
+        **{f'GB, {part}': round(gigabytes, 1) for part, gigabytes in parts.items()},
+        'TFLOP': round(flop / 1e12, 2),
+        'ms at the measured matmul rate': round(1e3 * flop / card.flop_per_s, 1),
+        'GiB of state and inputs': round(held / 2**30, 2),
+        'GiB of temporary memory': round(memory.temp_size_in_bytes / 2**30, 2),
+        'GiB predicted by describe': round(predicted / 2**30, 2),
+    }
+    for name, value in figures.items():
+        print(f'{name:<40}{value}')
+    for field in ('what', 'where'):
+        table(found, field, args.top)
+    keep(figures, args)
+
+
+def absent_device(card: Card) -> jax.Device:
+    """Returns the card as a device to compile for.
+
+    Raises:
+      SystemExit: XLA's GPU compiler is not installed.
+    """
+    os.environ.setdefault('XLA_FLAGS', '--xla_gpu_autotune_level=0')
+    jax.devices()  # loads the plugins
+    try:
+        cards = topologies.get_topology_desc('', 'cuda', target_config=card.target, topology='1x1x1')
+        return cards.devices[0]
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise SystemExit(
+            f"error: XLA's GPU compiler is missing; pip install 'sreml_jax[cuda]' (5 GB) ({error})"
+        ) from None
+
+
+def config_of(args: argparse.Namespace):
+    """Returns the config of the step that is compiled."""
+    config = default.get_config()
+    config.update(
+        model_type=args.model_type,
+        ensemble_size=args.members,
+        batch_size=args.batch,
+        image_size=args.size,
+        dtype=args.dtype,
+        member_conv=args.conv,
+        remat=args.remat,
+    )
+    return config
+
+
+def compile_step(config, device: jax.Device):
+    """Returns the training step, compiled for one absent device."""
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.sharding.Mesh(np.array([[device]]), ('data', 'member'), axis_types=auto)
+    model = model_of(config, 'gpu')
+    adam = optimizer.adam(optimizer.schedule(config, 100))
+    train_step = step.make_train_step(model, adam, mesh, np.full(3, 0.5, 'f'), np.ones(3, 'f'))
+    batch, pixels = config.batch_size, config.image_size
+    shapes = (
+        ((batch, pixels, pixels, 3), jnp.uint8),
+        ((batch,), jnp.int32),
+        ((config.ensemble_size, 1000), jnp.int32),
+    )
+    whole = jax.sharding.NamedSharding(mesh, jax.P())
+    operands = [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape, dtype in shapes]
+    traced = train_step.trace(step.abstract_state(model, adam, mesh), *operands)
+    return traced.lower(lowering_platforms=('cuda',)).compile()
+
+
+def kernels(program: str) -> Iterator[Kernel]:
+    """Yields the kernels of a compiled program's entry computation, from its text."""
+    bodies = dict(re.findall(r'^%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}', program, re.M | re.S))
+    entry = re.search(r'^ENTRY [^\n]*\{\n(.*?)^\}', program, re.M | re.S)
+    if not entry:
+        raise ValueError('the program has no entry computation')
+    shapes: dict[str, str] = {}
+    for line in entry[1].splitlines():
+        if not (found := re.match(r'\s*(?:ROOT )?%?([\w.\-]+) = (.*)', line)):
+            continue
+        name, rest = found.groups()
+        shapes[name], rest = split_shape(rest)
+        opcode, _, rest = rest.partition('(')
+        if opcode in NO_KERNEL:
+            continue
+        operands = re.findall(r'%([\w.\-]+)', rest.partition(')')[0])
+        what = opcode
+        if target := re.search(r'custom_call_target="([^"]+)"', rest):
+            what = target[1]
+        elif opcode == 'fusion':
+            calls = re.search(r'calls=%?([\w.\-]+)', rest)
+            has_product = calls and ' dot(' in bodies.get(calls[1], '')
+            what = 'product, fused' if has_product else re.sub(r'[.\d_]+$', '', name)
+        op_name = re.search(r'op_name="([^"]+)"', rest)
+        moved = nbytes(shapes[name]) + sum(nbytes(shapes.get(operand, '')) for operand in operands)
+        yield Kernel(what, place_of(op_name[1] if op_name else ''), moved)
+
+
+def split_shape(text: str) -> tuple[str, str]:
+    """Splits 'shape opcode(...)' at the first space outside brackets."""
+    depth = 0
+    for at, letter in enumerate(text):
+        depth += (letter in '([{') - (letter in ')]}')
+        if letter == ' ' and not depth:
+            return text[:at], text[at + 1 :]
+    return text, ''
+
+
+def nbytes(shape: str) -> int:
+    """Returns the bytes of a shape, or of all shapes of a tuple."""
+    return sum(
+        SIZES[dtype] * math.prod(int(n) for n in dims.split(',') if n) for dtype, dims in SHAPE.findall(shape)
+    )
+
+
+def place_of(op_name: str) -> str:
+    """Returns direction, stage and kind of layer of an operation's name: 'backward, layer3, bn'."""
+    if 'jvp(' not in op_name:
+        return 'Adam and casts'
+    stage = re.search(r'trunk|layer[234]|fc', op_name)
+    unit = re.search(r'(?:downsample_)?(conv|bn)\d?|(fc)', op_name)
+    direction = 'backward' if 'transpose(jvp' in op_name else 'forward'
+    return f'{direction}, {stage[0] if stage else "rest"}, {unit[1] or unit[2] if unit else "shortcut, relu"}'
+
+
+def part_of(place: str) -> str:
+    """Returns which third of the bytes a place belongs to."""
+    if place == 'Adam and casts':
+        return place
+    return 'convolutions' if place.endswith('conv') else 'BatchNorm, relu, shortcuts, rest'
+
+
+def table(found: list[Kernel], field: str, top: int) -> None:
+    """Prints bytes and numbers of kernels by one of their fields, largest first."""
+    sizes: collections.Counter = collections.Counter()
+    for kernel in found:
+        sizes[getattr(kernel, field)] += kernel.nbytes
+    numbers = collections.Counter(getattr(kernel, field) for kernel in found)
+    print(f'\n      GB  kernels  {field}')
+    for key, size in itertools.islice(sizes.most_common(), top):
+        print(f'{size / 1e9:8.2f} {numbers[key]:8d}  {key}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,73 @@
+"""The counts of `bench compile`, on the text of a small program counted by hand."""
+# ruff: noqa: E501, the lines of a program are long
+
+import argparse
+
+import compile as subject
+import pytest
+
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%fused_computation (p0: bf16[8,16], p1: bf16[16,4]) -> bf16[8,4] {
+  %p0 = bf16[8,16]{1,0} parameter(0)
+  %p1 = bf16[16,4]{1,0} parameter(1)
+  ROOT %dot.1 = bf16[8,4]{1,0} dot(%p0, %p1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%fused_add (q0: f32[4,4]) -> (f32[4,4], pred[]) {
+  %q0 = f32[4,4]{1,0} parameter(0)
+  %c = pred[] constant(true)
+  ROOT %t = (f32[4,4]{1,0}, pred[]) tuple(%q0, %c)
+}
+
+ENTRY %main (a: bf16[8,16], b: bf16[16,4], w: f32[4,4]) -> (f32[4,4], pred[]) {
+  %a = bf16[8,16]{1,0} parameter(0)
+  %b = bf16[16,4]{1,0} parameter(1)
+  %w = f32[4,4]{1,0} parameter(2)
+  %gemm_fusion.3 = bf16[8,4]{1,0} fusion(%a, %b), kind=kCustom, calls=%fused_computation, metadata={op_name="jit(step)/jvp(Ensemble)/members/layer3/0/conv1/dot"}
+  %cudnn-conv.2 = (bf16[8,4]{1,0}, u8[100]{0}) custom-call(%gemm_fusion.3, %b), custom_call_target="__cudnn$convForward", metadata={op_name="jit(step)/transpose(jvp(Ensemble))/members/layer2/1/downsample_conv/conv"}
+  %get-tuple-element.1 = bf16[8,4]{1,0} get-tuple-element(%cudnn-conv.2), index=0
+  %copy.7 = bf16[8,4]{0,1} copy(%get-tuple-element.1), metadata={op_name="jit(step)/jvp(Ensemble)/trunk/bn1/copy"}
+  ROOT %loop_add_fusion.12 = (f32[4,4]{1,0}, pred[]) fusion(%w), kind=kLoop, calls=%fused_add, metadata={op_name="jit(step)/add"}
+}
+"""
+
+
+def test_kernels_of_a_program():
+    a, b, y, w = 8 * 16 * 2, 16 * 4 * 2, 8 * 4 * 2, 4 * 4 * 4  # bytes of each array
+    assert list(subject.kernels(PROGRAM)) == [
+        ('product, fused', 'forward, layer3, conv', a + b + y),
+        ('__cudnn$convForward', 'backward, layer2, conv', y + b + y + 100),
+        ('copy', 'forward, trunk, bn', y + y),
+        ('loop_add_fusion', 'Adam and casts', w + w + 1),
+    ]
+
+
+def test_a_program_without_entry_is_refused():
+    with pytest.raises(ValueError, match='no entry'):
+        list(subject.kernels('HloModule nothing'))
+
+
+@pytest.mark.parametrize(
+    ('place', 'part'),
+    [
+        ('Adam and casts', 'Adam and casts'),
+        ('backward, layer4, conv', 'convolutions'),
+        ('forward, rest, shortcut, relu', 'BatchNorm, relu, shortcuts, rest'),
+        ('forward, fc, fc', 'BatchNorm, relu, shortcuts, rest'),
+    ],
+)
+def test_parts_of_the_bytes(place, part):
+    assert subject.part_of(place) == part
+
+
+def test_the_config_is_the_one_of_the_flags():
+    flags = {'model_type': 'resnet34', 'members': 6, 'batch': 4, 'size': 64, 'dtype': 'float32'}
+    config = subject.config_of(argparse.Namespace(**flags, conv='grouped', remat=True))
+    assert (config.model_type, config.ensemble_size, config.batch_size) == ('resnet34', 6, 4)
+    assert (config.image_size, config.dtype, config.member_conv, config.remat) == (
+        64,
+        'float32',
+        'grouped',
+        True,
+    )
