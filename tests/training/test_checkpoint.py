@@ -35,6 +35,8 @@ from sreml_jax.runtime.errors import UserError
 from sreml_jax.training import saved_config
 from sreml_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 
 def test_where_none_is_whole_a_sentence_says_so_and_nothing_is_moved(tmp_path):
     saved(tmp_path, 3, 8)

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from support.checkpoints import untrained
 from support.tiny import tiny_config, tiny_dataset
 
@@ -12,6 +13,8 @@ from sreml_jax.embedder import Embedder
 from sreml_jax.run import Run
 from sreml_jax.training import saved_config
 from sreml_jax.training.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.usefixtures('few_blocks')
 
 
 def test_a_config_survives_its_checkpoint():

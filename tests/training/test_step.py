@@ -73,9 +73,9 @@ def assert_same(found, expected):
 @pytest.fixture
 def few_blocks(monkeypatch):
     """The backbones with fewer of their blocks, which compile in less time."""
-    for name in ('resnet18', 'resnet50'):
-        backbone = resnet.BACKBONES[name]._replace(blocks=(1, 2, 1, 1))
-        monkeypatch.setitem(resnet.BACKBONES, name, backbone)
+    # In a ResNet-50 only a second block of a stage has a shortcut without a convolution.
+    for name, blocks in {'resnet18': (1, 1, 1, 1), 'resnet50': (1, 2, 1, 1)}.items():
+        monkeypatch.setitem(resnet.BACKBONES, name, resnet.BACKBONES[name]._replace(blocks=blocks))
 
 
 MESHES = [(1, 2), (2, 1), (1, 3), (2, 2), (4, 1), (2, 3), (1, 6), (1, 8), (2, 4), (8, 1)]
@@ -83,7 +83,7 @@ MESHES = [(1, 2), (2, 1), (1, 3), (2, 2), (4, 1), (2, 3), (1, 6), (1, 8), (2, 4)
 
 MESHES = [('resnet18', data, member, 'matmul') for data, member in MESHES]
 MESHES += [('resnet50', 2, 3, 'matmul'), ('resnet50', 4, 1, 'matmul'), ('resnet50', 1, 8, 'matmul')]
-MESHES += [('resnet18', 2, 4, 'auto'), ('resnet18', 2, 2, 'grouped')]
+MESHES += [('resnet18', 2, 4, 'auto')]
 
 
 @pytest.mark.parametrize(('model_type', 'data', 'member', 'conv'), MESHES)
