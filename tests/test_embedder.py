@@ -78,7 +78,7 @@ def test_a_split_whose_data_stall_ends_in_an_error(workdir):
     dataset.images = lambda *_: iter(lambda: released.wait(30), True)
     config.stall_minutes = 0.2 / 60
     try:
-        with pytest.raises(RunError, match='no batch for 0'):
+        with pytest.raises(RunError, match='no batch arrived for 0'):
             Embedder(workdir, config).split(dataset, 'test')
     finally:
         released.set()

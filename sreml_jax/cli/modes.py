@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sreml_jax.cli import flags
-from sreml_jax.runtime import paths
+from sreml_jax.cli import file_modes, flags, start
+from sreml_jax.cli.file_modes import duplicates, publish, score  # noqa: F401
 from sreml_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,13 +40,12 @@ def run(mode: str, config: ConfigDict) -> None:
     from sreml_jax.runtime.signals import Signals
 
     flags.check_needed(mode)
+    file_modes.pull_workdir()
     workdir = flags.workdir()
     hosts.connect(flags.COORDINATOR.value, flags.PROCESSES.value, flags.PROCESS.value)
-    goes_on = mode == 'train' and any((workdir / 'checkpoints').glob('[0-9]*'))
-    if (flags.MODES[mode].of_run or goes_on) and not flags.given('config'):
-        config = _own_config(mode, workdir)
-        config.update_from_flattened_dict(flags.config_overrides())
+    config = start.config_of(mode, workdir, config)
     validation.check(config)
+    start.refuse_gpu_ids()
     _keep_compiled(config.compilation_cache)
     with faults.explained(config):
         globals()[mode](Job(config, workdir, Signals()))
@@ -55,13 +54,18 @@ def run(mode: str, config: ConfigDict) -> None:
 def train(job: Job) -> None:
     """Trains to the last epoch, then evaluates."""
     _check_run(job)
-    from sreml_jax import data
+    from sreml_jax import data, describe, recipe
     from sreml_jax.evaluate import evaluate
     from sreml_jax.train import train
 
-    dataset = data.load(job.config)
-    train(job.config, job.workdir, dataset, job.signals)
-    evaluate(job.config, job.workdir, dataset)
+    config = job.config
+    if any(config[field] == 0 for field in recipe.FIELDS):
+        config = recipe.fitted(config, data.extent(config))
+    describe.refuse_excess(config)
+    dataset = data.load(config)
+    start.say_first(config, dataset, training=True)
+    train(config, job.workdir, dataset, job.signals)
+    evaluate(config, job.workdir, dataset)
 
 
 def eval(job: Job) -> None:
@@ -70,7 +74,9 @@ def eval(job: Job) -> None:
     from sreml_jax import data
     from sreml_jax.evaluate import evaluate
 
-    evaluate(job.config, job.workdir, data.load(job.config), thorough=True)
+    dataset = data.load(job.config)
+    start.say_first(job.config, dataset)
+    evaluate(job.config, job.workdir, dataset, thorough=True, rerank=flags.RERANK.value)
 
 
 def embed(job: Job) -> None:
@@ -92,19 +98,22 @@ def embed(job: Job) -> None:
 def search(job: Job) -> None:
     """Prints and draws the images of an index that are most like each query."""
     from sreml_jax.search.index import Index
-    from sreml_jax.search.query import print_matches
+    from sreml_jax.search.query import print_answers
 
-    photographs = [str(paths.local(query, '--query')) for query in flags.value(flags.QUERY)]
     index = Index(flags.path(flags.INDEX))
     folder = job.workdir if flags.WORKDIR.value else index.folder
     _check_writable(folder)
-    print_matches(
+    print_answers(
         _embedder(_workdir_of(index), _embedding_like(index, job.config)),
         index,
-        photographs,
+        flags.queries(),
         folder / 'search.png',
         top=flags.TOP.value,
         approximate=flags.APPROXIMATE.value,
+        voters=flags.VOTE.value,
+        threshold=flags.THRESHOLD.value,
+        kind=flags.FORMAT.value,
+        rerank=flags.RERANK.value,
     )
 
 
@@ -126,12 +135,16 @@ def export(job: Job) -> None:
 def report(job: Job) -> None:
     """Writes the page that shows a run."""
     from sreml_jax import data
+    from sreml_jax.evaluate import evaluate
     from sreml_jax.evaluation import report_page
 
     _check_writable(job.workdir)
     report_page.check_installed()
     dataset = data.load(job.config)
+    start.say_first(job.config, dataset)
     embedder = _embedder(job.workdir, job.config, reduce=False)  # as --mode=eval, whose numbers it repeats
+    if not report_page.evaluated(job.workdir, embedder.step, embedder.run.name):
+        evaluate(job.config, job.workdir, dataset, thorough=True)
     print(f'{report_page.write(embedder, dataset)} shows the run')
 
 
@@ -141,7 +154,7 @@ def serve(job: Job) -> None:
         from sreml_jax.search import server
     except ImportError as error:
         raise UserError(f"--mode=serve needs {error.name}: pip install '.[serve]'") from None
-    from sreml_jax.search.batched import Finder
+    from sreml_jax.search.batched import VOTERS, Finder
     from sreml_jax.search.index import Index
 
     index = Index(flags.path(flags.INDEX))
@@ -149,7 +162,13 @@ def serve(job: Job) -> None:
     if 'eval_batch_size' not in flags.config_overrides():
         # Photographs come one by one, and a padded batch takes as long as a full one.
         config.eval_batch_size = min(config.eval_batch_size, 8 * (config.mesh[0] if config.mesh else 1))
-    finder = Finder(_embedder(_workdir_of(index), config), index, flags.TOP.value)
+    finder = Finder(
+        _embedder(_workdir_of(index), config),
+        index,
+        flags.TOP.value,
+        voters=flags.VOTE.value or VOTERS,
+        threshold=flags.THRESHOLD.value,
+    )
     server.serve(finder, flags.value(flags.HOST), flags.value(flags.PORT))
 
 
@@ -162,23 +181,10 @@ def prepare(job: Job) -> None:
 
 def describe(job: Job) -> None:
     """Prints layers, parameter counts and the memory that training needs."""
+    from sreml_jax import recipe
     from sreml_jax.describe import describe
 
-    print(describe(job.config))
-
-
-def _own_config(mode: str, workdir: Path) -> ConfigDict:
-    """Returns the config that a mode takes where --config is not given: the run's, the index's, or none's."""
-    from sreml_jax.configs import pretrained
-    from sreml_jax.search.index import Index
-    from sreml_jax.training import checkpoint, saved_config
-
-    if not flags.WORKDIR.value:
-        if 'index' in flags.MODES[mode].needs:
-            return saved_config.restore(Index(flags.path(flags.INDEX)).about['checkpoint']['config'])
-        if mode == 'embed':
-            return pretrained.get_config()
-    return checkpoint.newest_config(workdir)
+    print(describe(recipe.fitted(job.config)))
 
 
 def _workdir_of(index: 'Index') -> str:
@@ -198,6 +204,8 @@ def _embedder(workdir: Path | str | None, config: ConfigDict, *, reduce: bool = 
 
     if jax.process_count() > 1:
         raise UserError('photographs are embedded by one process, on the devices of one host; start one')
+    if reduce:  # else the mode has said more
+        start.say_first(config)
     return Embedder(workdir, config, reduce=reduce) if workdir else Embedder.pretrained(config)
 
 
@@ -228,11 +236,18 @@ def _check_run(job: Job, trained: bool = False) -> None:
 
     trained: there must be a checkpoint.
     """
+    from sreml_jax import describe, recipe
+    from sreml_jax.model.weights import torchvision
     from sreml_jax.runtime import sharding
 
     _check_writable(job.workdir)
     sharding.make(job.config)
-    if trained or any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*')):
+    begun = any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*'))
+    if not trained and not begun:
+        torchvision.check_there(job.config.weights, job.config.model_type)
+        if all(job.config[field] for field in recipe.FIELDS):
+            describe.refuse_excess(job.config)
+    if trained or begun:
         from sreml_jax.training import saved_config
         from sreml_jax.training.checkpoint import newest_config
 

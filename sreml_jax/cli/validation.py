@@ -14,9 +14,11 @@ from sreml_jax.runtime.errors import UserError, did_you_mean
 from sreml_jax.runtime.text import quoted
 from sreml_jax.training.optimizer import SCHEDULES
 
+CHOSEN = ('image_size', 'ensemble_size', 'meta_class_size')  # 0: `recipe.fitted` chooses
 CHOICES = {
     'data_name': data.NAMES,
     'crop_type': ('uncropped', 'cropped'),
+    'split_by': ('classes', 'images'),
     'cache': ('auto', 'on', 'off'),
     'model_type': tuple(BACKBONES),
     'stem': ('imagenet', 'small'),
@@ -40,6 +42,8 @@ RANGES = {  # the smallest and the largest value that make sense; in between, me
     'warmup_epochs': (0.0, 1e6),
     'skip_nonfinite': (0, 10**9),
     'seed': (0, 2**32 - 1),
+    'validation_share': (0.0, 0.9),
+    'validation_epochs': (1, 10**6),
     'eval_batch_size': (1, 10**5),
     'embedding_dim': (0, 10**7),
     'checkpoint_minutes': (0.0, 1e5),
@@ -64,6 +68,8 @@ def check(config: ConfigDict) -> None:
                 f'choose one of {", ".join(choices)}'
             )
     for field, (least, most) in RANGES.items():
+        if field in CHOSEN and config[field] == 0:
+            continue
         if not config[field] >= least:
             raise UserError(f'{shown(field)} is too small; it must be at least {least}')
         if config[field] > most:
@@ -85,7 +91,7 @@ def check(config: ConfigDict) -> None:
     whole = config.ensemble_size * member_dimensions(
         config.embedding, config.model_type, config.width, config.meta_class_size
     )
-    if config.embedding_dim >= whole:
+    if config.embedding_dim >= whole > 0:
         raise UserError(
             f'{shown("embedding_dim")} must be less than the {whole:,} numbers of this '
             'ensemble, or 0 for all of them'

@@ -21,7 +21,7 @@ class Result:
 
     Attributes:
       dataset: its name.
-      crop: 'uncropped' or 'cropped'.
+      crop: 'uncropped' or 'cropped'; '' if nobody knows.
       embedding: what made the embedding, the head of its column: `Run.name` or 'raw pixels'.
       protocol: 'self-retrieval': each image queries all the others; or 'query/gallery': two splits.
       queries, gallery: number of images.
@@ -75,7 +75,8 @@ class Result:
             images = f'each of {self.queries:,} images against the {self.gallery - 1:,} others'
         else:
             images = f'{self.queries:,} queries against a gallery of {self.gallery:,} images'
-        lines = [f'{self.dataset}, {self.crop}, {self.protocol}: {images}; {self.classes:,} classes']
+        what = ', '.join(filter(None, (self.dataset, self.crop, self.protocol)))
+        lines = [f'{what}: {images}; {self.classes:,} classes']
         if self.unmatched:
             lines.append(f'queries without a match, counted as misses: {self.unmatched:,}')
         return (*lines, *(f'note: {note}' for note in self.notes))
@@ -120,6 +121,11 @@ def dimensions_table(reduced: Sequence[Reduced]) -> str:
     return '\n'.join([*lines, 'fewer dimensions: --config.embedding_dim=N; fewer bytes: --storage', ''])
 
 
+def by_name(recall: dict[int, float]) -> dict[str, float]:
+    """Returns the recalls by K as JSON names them."""
+    return {str(k): v for k, v in recall.items()}
+
+
 def write_results(path: Path, result: Result, **more: object) -> None:
     """Writes results.json: the recalls as fractions by K, the protocol and its counts.
 
@@ -129,13 +135,13 @@ def write_results(path: Path, result: Result, **more: object) -> None:
     Args:
       path: of the file, which is replaced atomically.
       result: the model's.
-      **more: further entries as JSON: the step, the members curve, the raw pixels' recall, ...
+      **more: further entries as JSON: the step, the members curve, the baselines' recall, ...
 
     Raises:
       RunError: the file cannot be written, for example on a full disk; the old one stays.
     """
     entries = dataclasses.asdict(result) | more
-    recall = {str(k): v for k, v in entries.pop('recall').items()}
+    recall = by_name(entries.pop('recall'))
     written = json.loads(json.dumps({'recall': recall, **entries}))  # as a reader will get it
     written |= _further(path, written)
     with files.atomic_write(path) as temporary:

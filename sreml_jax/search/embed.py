@@ -53,6 +53,7 @@ def embed(
     refuse_inside(images, out)
     pattern = Pattern(images)
     number = sum(1 for _ in pattern.find())
+    left_out = pattern.left_out()
     if not number:
         raise UserError(
             f'there is no picture in {printable(images)}; --images takes a folder, a glob or a file'
@@ -87,6 +88,8 @@ def embed(
         f'{printable(out)}: {len(made):,} images, {counts["new"]:,} of them new, '
         f'{counts["known"]:,} known already'
     )
+    if left_out:
+        print(left_out)
     if unreadable := made.about['unreadable']:
         print(f'{len(unreadable):,} unreadable images are left out: {_shown(unreadable)}')
 

@@ -163,6 +163,8 @@ def test_own_photographs_from_training_to_the_exported_file(place):
                 ]
             if '--config=configs/folder.py' in argv:
                 argv += [*SMALL, '--config.prepared_dir=prepared']
+                if any('validation_share' in argument for argument in argv):
+                    argv.append('--config.meta_class_size=2')  # of four classes, two are held out
             checked = any(f'--mode={mode}' in argv for mode in ('report', 'serve'))  # other tests run these
             jobs.append({'argv': argv, 'check': checked})
     done = forked.run(place, jobs)

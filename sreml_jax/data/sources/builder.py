@@ -58,6 +58,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version('1.1.0')
     BENCHMARK: ClassVar[dict[str, tuple[int, int]]] = {}  # split -> images and classes of its full list
+    remarks: tuple[str, ...] = ()  # of `find_examples`, on how it parts the images; every table shows them
     url_infos: ClassVar[dict] = {}  # else TFDS looks for a file of checksums beside the package
 
     def __init__(self, source: Path, config: ConfigDict):
@@ -119,6 +120,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         for split, examples in there.items():
             if not examples:
                 raise UserError(f'{self.name}: no image of the {split} split lies in {self.source}.')
+        notes += self.remarks
         if missing:
             notes.append(f'{len(missing):,} listed images are missing')
         return there, digest.hexdigest()[:16], notes
@@ -188,7 +190,8 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
             unreadable=[],
             **{total: dict.fromkeys(splits, 0) for total in ('width', 'height', 'bytes')},
         )
-        if both := len(trained & tested):
+        both = len(trained & tested)
+        if both and not self.remarks:
             self.info.metadata['notes'].append(f'{both:,} test classes are training classes too')
         shown = {'desc': f'preparing {self.name}', 'unit': ' images', 'file': self._watched.terminal}
         progress = tqdm.tqdm(total=len(every), disable=None, **shown)
