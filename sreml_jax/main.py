@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 
 from sreml_jax.cli import flags, modes
 from sreml_jax.runtime.errors import RunError, UserError
+from sreml_jax.runtime.text import LONGEST, printable
 
 
 def main(_: list[str]) -> None:
@@ -41,11 +42,18 @@ def quiet_libraries() -> None:
     """
     absl_logging.set_verbosity(absl_logging.FATAL)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter('%(message)s'))
+    handler.setFormatter(OneLine('%(message)s'))
     log = logging.getLogger('sreml_jax')
     log.setLevel(logging.INFO)
     log.addHandler(handler)
     log.propagate = False
+
+
+class OneLine(logging.Formatter):
+    """Escapes what a terminal would obey: messages quote names of files and classes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), LONGEST)
 
 
 def cli() -> None:

@@ -16,6 +16,8 @@ from sreml_jax.embedder import Embedder
 from sreml_jax.runtime.errors import RunError
 from sreml_jax.training.checkpoint import newest_config
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory) -> Path:

@@ -25,6 +25,8 @@ from sreml_jax.runtime.errors import RunError, UserError
 from sreml_jax.train import train
 from sreml_jax.training import checkpoint, saved_config, step
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):

@@ -15,6 +15,7 @@ from sreml_jax.cli import help
 from sreml_jax.configs import default
 from sreml_jax.runtime import paths
 from sreml_jax.runtime.errors import UserError, did_you_mean
+from sreml_jax.runtime.text import LONGEST, printable
 
 T = TypeVar('T')
 PACKAGED = Path(default.__file__).resolve().parent  # the config files that are installed with the program
@@ -195,13 +196,15 @@ def parse(argv: list[str]) -> list[str]:
         default_config = [] if given('config') else [f'--config={PACKAGED / "glyphs.py"}']
         rest = flags.FLAGS([argv[0], *default_config, *sys.argv[1:]])
         if len(rest) > 1:
-            raise UserError(f'{rest[1]!r} is no option; options begin with --, see --help')
+            raise UserError(f"'{printable(rest[1])}' is no option; options begin with --, see --help")
     except ModuleNotFoundError as error:
         if error.name != 'configs':
             raise
         sys.exit(complain(_OLD_IMPORT.format(sys.argv[1].partition('=')[2])))
     except (flags.Error, AttributeError, TypeError, ValueError, UserError) as error:
         sys.exit(complain(_sentence(error)))
+    except (MemoryError, RecursionError):  # Python's parser over a value of thousands of parts
+        sys.exit(complain('a value has too many parts for Python to read; shorten it'))
     return rest
 
 
@@ -259,8 +262,8 @@ def given(flag: str) -> bool:
 
 
 def complain(sentence: str) -> int:
-    """Prints what is wrong; returns the exit code of a user's mistake."""
-    print(f'error: {sentence}', file=sys.stderr)
+    """Prints what is wrong, on one line; returns the exit code of a user's mistake."""
+    print(f'error: {printable(sentence, LONGEST)}', file=sys.stderr)
     return 2
 
 
@@ -269,7 +272,8 @@ def _sentence(error: Exception) -> str:
     text = ' '.join(str(error).split())
     given, _, why = text.removeprefix('flag ').partition(': ')
     kind = next((kind for python, kind in _KINDS.items() if python in why), None)
-    return f'{given} is not {kind}' if kind else text
+    # The middle of a long text is the user's value: what absl says of it stands before and after it.
+    return f'{printable(given)} is not {kind}' if kind else printable(text, 400)
 
 
 def _file_first(arguments: list[str]) -> list[str]:
@@ -287,7 +291,8 @@ def _file_first(arguments: list[str]) -> list[str]:
             continue
         if field != name and field.removeprefix('no') not in fields and field not in fields:
             raise UserError(
-                f'config has no field {field!r}{did_you_mean(field, fields)}; configs/default.py lists all'
+                f"config has no field '{printable(field)}'{did_you_mean(field, fields)}; configs/default.py "
+                'lists all'
             )
         others.append(word)
     return files + others
@@ -295,7 +300,7 @@ def _file_first(arguments: list[str]) -> list[str]:
 
 def _config_file(name: str) -> Path:
     """Returns the file that is meant; configs/<name>.py may be a packaged one where the user has none."""
-    path = Path(name)
+    path = paths.local(name, '--config')
     if path.is_file():
         return path
     known = {f'configs/{p.name}': p for p in sorted(PACKAGED.glob('[!_]*.py'))}

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from sreml_jax.configs import default
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import quoted
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def restore(saved: Mapping[str, Any]) -> ConfigDict:
             value = tuple(value) if isinstance(value, list) else value
             known = type(config[field])
             if type(value) is not known and not (known is float and type(value) is int):
-                raise ValueError(f'{field} is {value!r}')
+                raise ValueError(f'{field} is {quoted(value)}')
             config[field] = value
     return config
 
@@ -97,5 +98,7 @@ def refuse_other_model(saved: ConfigDict, wanted: ConfigDict, workdir: str) -> N
     """Raises UserError, naming the fields, if `workdir` holds another model's or dataset's checkpoint."""
     changed = {f: v for f, v in differences(saved, wanted).items() if f in FIXED}
     if changed:
-        fields = ', '.join(f'{f} is {was!r} there and {now!r} here' for f, (was, now) in changed.items())
+        fields = ', '.join(
+            f'{f} is {quoted(was)} there and {quoted(now)} here' for f, (was, now) in changed.items()
+        )
         raise UserError(f'{workdir} holds the checkpoint of another run: {fields}; take another --workdir')

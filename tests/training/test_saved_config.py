@@ -15,6 +15,8 @@ from sreml_jax.runtime.errors import UserError
 from sreml_jax.training import saved_config
 from sreml_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 
 def test_a_config_survives_its_checkpoint():
     config = default.get_config()

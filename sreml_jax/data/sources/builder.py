@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from ml_collections import ConfigDict
 
-from sreml_jax.data import decode, tf_pictures
+from sreml_jax.data import complaints, decode, tf_pictures
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
@@ -149,7 +149,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
                 with machine.locked(self.data_path.parent / 'lock'):
                     for left in self.data_path.parent.glob('incomplete.*'):
                         shutil.rmtree(left)
-                    with _quiet():
+                    with _quiet(), complaints.Watched() as self._watched:
                         self.download_and_prepare()
             except OSError as error:
                 raise UserError(
@@ -193,7 +193,8 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         both = len(trained & tested)
         if both and not self.remarks:
             self.info.metadata['notes'].append(f'{both:,} test classes are training classes too')
-        progress = tqdm.tqdm(total=len(every), desc=f'preparing {self.name}', unit=' images', disable=None)
+        shown = {'desc': f'preparing {self.name}', 'unit': ' images', 'file': self._watched.terminal}
+        progress = tqdm.tqdm(total=len(every), disable=None, **shown)
         return {
             split: self._generate_examples(split, examples, progress) for split, examples in splits.items()
         }
@@ -240,13 +241,18 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         return {
             'image': encoded,
             # Training decodes plain pictures by tensorflow, which refuses some that PIL reads.
-            'plain': plain and tf_pictures.reads(encoded, width, height),
+            'plain': plain and self._is_read_quietly(encoded, width, height),
             'box': decode.clipped(example.box or (0, 0, width, height), width, height),
             'file_name': name,
             'width': width,
             'height': height,
             'moments': np.stack([shares @ levels, shares @ levels**2]),
         }, ''
+
+    def _is_read_quietly(self, encoded: bytes, width: int, height: int) -> bool:
+        """Whether tensorflow decodes the picture, and prints nothing about it."""
+        read, complained = self._watched.complains(lambda: tf_pictures.reads(encoded, width, height))
+        return read and not complained
 
     def _judge_unreadable(self) -> None:
         """Stops the preparation, or notes what is left out, once every image was tried."""

@@ -263,9 +263,9 @@ def test_no_weights_read_nothing():
         ({'weights': 'x.bin'}, r'ends in \.safetensors, \.npz, \.pth'),
         (
             {'weights': 'imagenet', 'width': 32},
-            'weights=imagenet needs .*not 32 and imagenet; .*weights=none',
+            "weights='imagenet' needs .*not 32 and imagenet; .*weights=none",
         ),
-        ({'weights': 'x.npz', 'stem': 'small'}, r'weights=x\.npz needs .*not 64 and small'),
+        ({'weights': 'x.npz', 'stem': 'small'}, r"weights='x\.npz' needs .*not 64 and small"),
     ],
 )
 def test_a_config_that_no_weights_suit_is_refused(fields, message):
