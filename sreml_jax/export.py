@@ -52,6 +52,7 @@ def export(embedder: Embedder, out: Path) -> None:
     print(
         f'{out}: uint8 images [batch, {size}, {size}, 3] -> float32 embeddings [batch, {dimensions}], '
         f'for {" and ".join(PLATFORMS)}; {beside}: its weights, {beside.stat().st_size / 1e6:,.1f} MB. '
+        f'JAX {jax.__version__} wrote it: JAX promises that versions up to 6 months newer read it. '
         'To use it, with JAX only:\n'
         '    import jax.export, numpy\n'
         f'    weights = jax.device_put(dict(numpy.load({str(beside)!r})))\n'

@@ -132,7 +132,7 @@ def test_the_map_shows_what_one_points_at(page, report):
 def test_search_by_upload_and_from_image_to_image(page, address, photos):
     photo = sorted(photos.rglob('*.png'))[5]
     page.goto(address)
-    page.set_input_files('input', photo)
+    page.set_input_files('#drop input', photo)
     page.wait_for_selector('#found li')
     name = f'{photo.parent.name}/{photo.name}'
     assert page.locator('#found li').count() == 6
@@ -155,6 +155,64 @@ def test_search_by_upload_and_from_image_to_image(page, address, photos):
     assert {url.split('/')[2] for url in page.asked if url.startswith('http')} == {address.split('/')[2]}
 
 
+def test_begin_with_an_example(page, address):
+    page.goto(address)
+    assert page.locator('#examples button').count() == 12
+    page.evaluate('window.scrollTo(0, 9999)')
+    page.locator('#examples button').nth(2).click()
+    page.wait_for_selector('#found li')
+    assert page.locator('#begin').is_hidden()
+    page.go_back()
+    page.locator('#begin').wait_for()
+    assert page.locator('#result').is_hidden()
+    for width in WIDTHS:
+        check_width(page, width)
+    assert page.said == []
+
+
+def test_more_of_one_class_and_one_in_full(page, address, photos):
+    photo = sorted(photos.rglob('*.png'))[5]
+    page.goto(address)
+    page.set_input_files('#drop input', photo)
+    page.wait_for_selector('#found li')
+    page.select_option('#top', '20')
+    page.wait_for_function("document.querySelectorAll('#found li').length === 20")
+    page.fill('#class', 'class9')
+    page.locator('#class').blur()
+    page.wait_for_function("document.querySelectorAll('#found li').length < 20")
+    assert {name.split('/')[0] for name in page.locator('#found span').all_inner_texts()} == {'class9'}
+    page.locator('#found .full').first.click()
+    assert page.locator('#large').is_visible()
+    page.evaluate("document.querySelector('#large img').decode()")
+    assert page.locator('#large p').inner_text().startswith('class9/')
+    page.keyboard.press('Escape')
+    assert page.locator('#large').is_hidden()
+    page.fill('#class', 'nothing')
+    page.locator('#class').blur()
+    page.wait_for_selector('#message.bad')
+    assert "no class 'nothing'" in page.locator('#message').inner_text()
+    # The browser itself notes a refusal.
+    assert all('400' in text for text in page.said)
+
+
+def test_the_verdict_is_shown(page, embedder, photos, tmp_path):
+    from sreml_jax.search.batched import Finder
+
+    embed(embedder, str(photos), tmp_path / 'index')
+    photo = sorted(photos.rglob('*.png'))[5]
+    for threshold, sentence, doubtful in (
+        (-1.0, r'class\d+, by \d of 5 neighbors', 0),
+        (0.9999, r'Unknown: nothing in this index is similar enough\.', 5),
+    ):
+        with served(Finder(embedder, Index(tmp_path / 'index'), 6, threshold=threshold)) as address:
+            page.goto(address)
+            page.set_input_files('#drop input', photo)
+            page.wait_for_selector('#found li')
+            assert re.fullmatch(sentence, page.locator('#verdict').inner_text())
+            assert page.locator('#found .doubtful').count() == doubtful  # itself is not
+    assert page.said == []
+
+
 def test_a_photograph_that_is_dropped(page, address, photos):
     page.goto(address)
     drop = """async ([url, name]) => {
@@ -171,14 +229,14 @@ def test_a_photograph_that_is_dropped(page, address, photos):
 
 def test_a_text_file_gets_a_polite_message(page, address, photos, tmp_path):
     page.goto(address)
-    page.set_input_files('input', next(photos.rglob('*.png')))
+    page.set_input_files('#drop input', next(photos.rglob('*.png')))
     page.wait_for_selector('#found li')
     (tmp_path / 'notes.jpg').write_text('no picture')
-    page.set_input_files('input', tmp_path / 'notes.jpg')
+    page.set_input_files('#drop input', tmp_path / 'notes.jpg')
     page.wait_for_selector('#message.bad')
     assert page.locator('#message').inner_text() == 'notes.jpg: not an image'
     assert page.locator('#found li').count() == 6  # what was found before stays
-    page.set_input_files('input', next(photos.rglob('*.png')))
+    page.set_input_files('#drop input', next(photos.rglob('*.png')))
     page.wait_for_selector('#message:not(.bad)')
 
 

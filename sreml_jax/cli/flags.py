@@ -3,6 +3,7 @@
 A new mode is a row of `MODES`, the flags that only it has, and a function of its name in modes.py.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -38,7 +39,9 @@ class Mode(NamedTuple):
 MODES = {
     'train': Mode('train to the last epoch, going on from the newest checkpoint, then evaluate'),
     'eval': Mode(
-        'evaluate the newest checkpoint of --workdir, by fewer members and numbers too', of_run=True
+        'evaluate the newest checkpoint of --workdir, by fewer members and numbers too',
+        takes=('rerank',),
+        of_run=True,
     ),
     'embed': Mode(
         'embed the photographs --images that the index --out does not hold yet; without --workdir by '
@@ -50,7 +53,7 @@ MODES = {
     'search': Mode(
         'print the images of --index that are most like each photograph of --query, and draw them',
         needs=('index', 'query'),
-        takes=('top', 'approximate'),
+        takes=('top', 'vote', 'threshold', 'format', 'rerank', 'approximate'),
         of_run=True,
     ),
     'remove': Mode(
@@ -69,7 +72,22 @@ MODES = {
     'serve': Mode(
         'a search page over --index: drop a photograph, see the images most like it, click to search on',
         needs=('index',),
-        takes=('host', 'port', 'top'),
+        takes=('host', 'port', 'top', 'vote', 'threshold'),
+        of_run=True,
+    ),
+    'duplicates': Mode(
+        'list the images of --index that show nearly the same, in groups',
+        needs=('index',),
+        takes=('threshold', 'format'),
+    ),
+    'score': Mode(
+        "measure any program's --embeddings as eval measures this program's own",
+        needs=('embeddings',),
+        takes=('labels', 'format'),
+    ),
+    'publish': Mode(
+        'upload the run of --workdir, with weights, results and a page about it, to the Hugging Face hub',
+        needs=('workdir', 'repo'),
         of_run=True,
     ),
     'prepare': Mode('only prepare the dataset, and print what is in it'),
@@ -80,7 +98,11 @@ MODES = {
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'FILE: the run, a Python file: run only those you trust [configs/glyphs.py]'
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'DIR: where the run is kept [runs/<name of the config file>]')
+WORKDIR = flags.DEFINE_string(
+    'workdir',
+    None,
+    'DIR: where the run is kept, or hf://USER/NAME: a published one [runs/<name of the config file>]',
+)
 MODE = flags.DEFINE_enum('mode', 'train', list(MODES), 'what to do')
 COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'HOST:PORT: of process 0; under SLURM and Open MPI none of the three is needed'
@@ -100,11 +122,47 @@ STORAGE = flags.DEFINE_enum(
 VECTORS = flags.DEFINE_bool('vectors', None, ': a column of embeddings in items.parquet too')
 INDEX = flags.DEFINE_string('index', None, 'DIR: the folder that --mode=embed made')
 GONE = flags.DEFINE_bool('gone', False, ': images whose files are not there any more')
-QUERY = flags.DEFINE_list('query', None, 'FILES: photographs to look for, their paths parted by commas')
+QUERY = flags.DEFINE_multi_string(
+    'query',
+    None,
+    'FILES: photographs to look for: files, folders or globs, parted by commas, or the flag repeated',
+)
 TOP = flags.DEFINE_integer('top', 10, 'N: images to find of each query [10]', lower_bound=1)
 APPROXIMATE = flags.DEFINE_bool(
     'approximate', False, ': by FAISS, for many millions; its recall against exact search is shown'
 )
+VOTE = flags.DEFINE_integer(
+    'vote',
+    0,
+    'K: neighbors that vote on the class of a query [search: none; serve: 5]',
+    lower_bound=0,
+    upper_bound=1000,
+)
+THRESHOLD = flags.DEFINE_float(
+    'threshold',
+    None,
+    'S: similarity below which a match means nothing [where --mode=eval found both errors equal]; '
+    'duplicates: of two images that show the same [0.98]',
+    lower_bound=-1.0,
+    upper_bound=1.0,
+)
+RERANK = flags.DEFINE_bool(
+    'rerank',
+    False,
+    ': in the order of which have each other among their nearest: more of a class, a little worse first',
+)
+FORMAT = flags.DEFINE_enum('format', 'table', ['table', 'json', 'csv'], 'how results are printed [table]')
+EMBEDDINGS = flags.DEFINE_list(
+    'embeddings',
+    None,
+    'FILE: .npy of [images, dimensions], or .parquet with a column embedding; QUERIES,GALLERY are two files',
+)
+LABELS = flags.DEFINE_list(
+    'labels',
+    None,
+    'FILE: of each row: .npy, .txt, or the column label or class of a .csv or .parquet [the .parquet itself]',
+)
+REPO = flags.DEFINE_string('repo', None, 'USER/NAME: the repository, which is made if it is not there')
 HOST = flags.DEFINE_string(
     'host', '127.0.0.1', 'ADDRESS: to listen at; 0.0.0.0 lets the whole network search [127.0.0.1]'
 )
@@ -116,7 +174,8 @@ PORT = flags.DEFINE_integer(
 _OLD_IMPORT = (
     '{} imports configs, which is only found in a checkout; write "from sreml_jax.configs import default"'
 )
-_PATHS = ('workdir', 'out', 'index', 'images', 'query')
+HUB = 'hf://'  # begins a --workdir that lies there
+_PATHS = ('workdir', 'out', 'index', 'images', 'query', 'embeddings', 'labels')
 _HELP = ('help', 'h', 'helpshort')
 _KINDS = {
     'invalid literal for int()': 'a whole number',
@@ -148,12 +207,15 @@ def parse(argv: list[str]) -> list[str]:
 
 def check_needed(mode: str) -> None:
     """Raises UserError for the first flag that the mode needs and was not given, or that is no path."""
+    given = {name: flags.FLAGS[name].value for name in (*_PATHS, *MODES[mode].needs)} | {'query': queries()}
     for name in _PATHS:
-        found = flags.FLAGS[name].value or []
+        if name == 'workdir' and on_hub() and MODES[mode].of_run:
+            continue
+        found = given[name] or []
         for path in found if isinstance(found, list) else [found]:
             paths.local(path, f'--{name}')
     for name in MODES[mode].needs:
-        if not flags.FLAGS[name].value:
+        if not given[name]:
             raise UserError(f'--mode={mode} needs --{name}, {help.explained(name)[1]}')
 
 
@@ -168,9 +230,20 @@ def path(flag: flags.FlagHolder[str | None]) -> Path:
     return paths.local(value(flag), f'--{flag.name}')
 
 
+def queries() -> list[str]:
+    """Returns what --query names: each value is split at its commas, unless it is a path that is there."""
+    given = [[text] if os.path.lexists(text) else text.split(',') for text in QUERY.value or []]
+    return [text for texts in given for text in texts if text]
+
+
 def config_overrides() -> dict[str, object]:
     """Returns the fields of the config that the command line sets, by name."""
     return config_flags.get_override_values(flags.FLAGS['config'])
+
+
+def on_hub() -> str:
+    """Returns USER/NAME of a --workdir on the hub, or ''."""
+    return (WORKDIR.value or '').removeprefix(HUB) if (WORKDIR.value or '').startswith(HUB) else ''
 
 
 def workdir() -> Path:

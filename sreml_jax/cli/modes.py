@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sreml_jax.cli import flags, start
-from sreml_jax.runtime import paths
+from sreml_jax.cli import file_modes, flags, start
+from sreml_jax.cli.file_modes import duplicates, publish, score  # noqa: F401
 from sreml_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def run(mode: str, config: ConfigDict) -> None:
     from sreml_jax.runtime.signals import Signals
 
     flags.check_needed(mode)
+    file_modes.pull_workdir()
     workdir = flags.workdir()
     hosts.connect(flags.COORDINATOR.value, flags.PROCESSES.value, flags.PROCESS.value)
     config = start.config_of(mode, workdir, config)
@@ -75,7 +76,7 @@ def eval(job: Job) -> None:
 
     dataset = data.load(job.config)
     start.say_first(job.config, dataset)
-    evaluate(job.config, job.workdir, dataset, thorough=True)
+    evaluate(job.config, job.workdir, dataset, thorough=True, rerank=flags.RERANK.value)
 
 
 def embed(job: Job) -> None:
@@ -97,19 +98,22 @@ def embed(job: Job) -> None:
 def search(job: Job) -> None:
     """Prints and draws the images of an index that are most like each query."""
     from sreml_jax.search.index import Index
-    from sreml_jax.search.query import print_matches
+    from sreml_jax.search.query import print_answers
 
-    photographs = [str(paths.local(query, '--query')) for query in flags.value(flags.QUERY)]
     index = Index(flags.path(flags.INDEX))
     folder = job.workdir if flags.WORKDIR.value else index.folder
     _check_writable(folder)
-    print_matches(
+    print_answers(
         _embedder(_workdir_of(index), _embedding_like(index, job.config)),
         index,
-        photographs,
+        flags.queries(),
         folder / 'search.png',
         top=flags.TOP.value,
         approximate=flags.APPROXIMATE.value,
+        voters=flags.VOTE.value,
+        threshold=flags.THRESHOLD.value,
+        kind=flags.FORMAT.value,
+        rerank=flags.RERANK.value,
     )
 
 
@@ -150,7 +154,7 @@ def serve(job: Job) -> None:
         from sreml_jax.search import server
     except ImportError as error:
         raise UserError(f"--mode=serve needs {error.name}: pip install '.[serve]'") from None
-    from sreml_jax.search.batched import Finder
+    from sreml_jax.search.batched import VOTERS, Finder
     from sreml_jax.search.index import Index
 
     index = Index(flags.path(flags.INDEX))
@@ -158,7 +162,13 @@ def serve(job: Job) -> None:
     if 'eval_batch_size' not in flags.config_overrides():
         # Photographs come one by one, and a padded batch takes as long as a full one.
         config.eval_batch_size = min(config.eval_batch_size, 8 * (config.mesh[0] if config.mesh else 1))
-    finder = Finder(_embedder(_workdir_of(index), config), index, flags.TOP.value)
+    finder = Finder(
+        _embedder(_workdir_of(index), config),
+        index,
+        flags.TOP.value,
+        voters=flags.VOTE.value or VOTERS,
+        threshold=flags.THRESHOLD.value,
+    )
     server.serve(finder, flags.value(flags.HOST), flags.value(flags.PORT))
 
 

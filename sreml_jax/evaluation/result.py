@@ -21,7 +21,7 @@ class Result:
 
     Attributes:
       dataset: its name.
-      crop: 'uncropped' or 'cropped'.
+      crop: 'uncropped' or 'cropped'; '' if nobody knows.
       embedding: what made the embedding, the head of its column: `Run.name` or 'raw pixels'.
       protocol: 'self-retrieval': each image queries all the others; or 'query/gallery': two splits.
       queries, gallery: number of images.
@@ -75,7 +75,8 @@ class Result:
             images = f'each of {self.queries:,} images against the {self.gallery - 1:,} others'
         else:
             images = f'{self.queries:,} queries against a gallery of {self.gallery:,} images'
-        lines = [f'{self.dataset}, {self.crop}, {self.protocol}: {images}; {self.classes:,} classes']
+        what = ', '.join(filter(None, (self.dataset, self.crop, self.protocol)))
+        lines = [f'{what}: {images}; {self.classes:,} classes']
         if self.unmatched:
             lines.append(f'queries without a match, counted as misses: {self.unmatched:,}')
         return (*lines, *(f'note: {note}' for note in self.notes))

@@ -1,6 +1,7 @@
 """The search behind the page: queries that wait at the same time are answered together."""
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -16,19 +17,40 @@ from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.search.exact import Match, check_cosines, exact
 from sreml_jax.search.index import Index, Item, compatibility
+from sreml_jax.search.verdict import Verdict, threshold_of
 
 T = TypeVar('T')
 
 ANSWER_SECONDS = 30.0  # a question that waits longer is given up
+MOST = 100  # images of an answer
+VOTERS = 5  # neighbors that vote on a class
 _TOGETHER = 16  # queries at a time
+_CHUNK = 2**26  # bytes of decoded rows of one class in memory at a time
 _NAME = 'this picture'
 
 
+class Answer(NamedTuple):
+    """The images that were found, and what they say about the query; None if only one class was searched."""
+
+    found: list[Match]
+    verdict: Verdict | None
+
+
 class _Waiting(NamedTuple):
-    """A query that waits for its answer: an image to embed, uint8 [size, size, 3], or an embedding [d]."""
+    """A query that waits for its answer.
+
+    Attributes:
+      image: to embed, uint8 [size, size, 3], or None.
+      embedding: float32 [d], or None.
+      most: images to find.
+      among: int [n], the rows to search; None: all.
+      answer: its matches.
+    """
 
     image: np.ndarray | None
     embedding: np.ndarray | None
+    most: int
+    among: np.ndarray | None
     answer: asyncio.Future
 
 
@@ -40,17 +62,33 @@ class Finder:
     Args:
       embedder: of the checkpoint that made the index.
       index: to search.
-      top: images to find.
+      top: images to find, unless a question asks for another number.
+      voters: neighbors that vote on the class of a query.
+      threshold: similarity below which a match means nothing; None: as the run's --mode=eval has measured.
+
+    Attributes:
+      index, top, threshold: as above.
+      classes: names of the classes of the index.
 
     Raises:
       UserError: another checkpoint made the index, or it holds nothing.
     """
 
-    def __init__(self, embedder: Embedder, index: Index, top: int):
+    def __init__(
+        self,
+        embedder: Embedder,
+        index: Index,
+        top: int,
+        *,
+        voters: int = VOTERS,
+        threshold: float | None = None,
+    ):
         compatibility.refuse_other_checkpoint(index.folder, index.about, embedder.about)
         if not len(index):
             raise UserError(f'{index.folder} holds no images; add some by --mode=embed')
-        self.index, self._embedder, self._top = index, embedder, top
+        self.index, self.top, self._embedder, self._voters = index, top, embedder, voters
+        self.threshold = threshold_of(embedder) if threshold is None else threshold
+        self.classes, self._class_of = index.classes()
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._working: asyncio.Task | None = None  # it ends with the loop
         # Few pictures lie decoded in memory, however many clients ask. A slow picture must not block the
@@ -63,10 +101,17 @@ class Finder:
     def warm_up(self) -> None:
         """Loads and compiles what the first query would wait for."""
         content, _ = thumbnails.encoded(Image.new('RGB', (8, 8)), 8)
-        self._find(self._embedder.images(self._decoded(content)[None]))
+        self._find(self._embedder.images(self._decoded(content)[None]), self._usual)
 
-    async def like_photograph(self, encoded: bytes) -> list[Match]:
-        """Returns the images most like the photograph in these bytes.
+    async def like_photograph(
+        self, encoded: bytes, top: int | None = None, label: str | None = None
+    ) -> Answer:
+        """Returns the images most like the photograph in these bytes; a copy of it has no vote.
+
+        Args:
+          encoded: content of a picture file.
+          top: images to find, at most MOST; None: as many as usual.
+          label: only of this class, one of `classes`; None: of all.
 
         Raises:
           UserError: they are no picture, or one that takes too much memory or time.
@@ -74,15 +119,22 @@ class Finder:
         """
         async with asyncio.timeout(ANSWER_SECONDS):
             image = await _in(self._decoding, self._decoded, encoded)
-            return await self._answer(image, None)
+            found = await self._ask(image, None, top, label)
+        sha256 = hashlib.sha256(encoded).hexdigest()
+        return self._answer(found, [one for one in found if one.item.sha256 != sha256], top, label)
 
-    async def like_item(self, number: int) -> list[Match]:
+    async def like_item(self, number: int, top: int | None = None, label: str | None = None) -> Answer:
         """Returns the images most like that in row `number` of the index, which is left out itself."""
         stored = quantization.decode(self.index.embeddings[number], self.index.scale)
         embedding = stored / max(float(np.linalg.norm(stored)), 1e-12)
         async with asyncio.timeout(ANSWER_SECONDS):
-            found = await self._answer(None, embedding)
-        return [one for one in found if one.row != number][: self._top]
+            found = await self._ask(None, embedding, top, label)
+        others = [one for one in found if one.row != number]
+        return self._answer(others, others, top, label)
+
+    def examples(self, number: int) -> list[int]:
+        """Returns rows of the index to begin with, of different classes if its images lie in folders."""
+        return np.unique(np.linspace(0, len(self.index) - 1, number).round()).astype(int).tolist()
 
     async def items(self, rows: Sequence[int] | np.ndarray) -> list[Item]:
         """Returns what is known about the images in these rows of the index."""
@@ -110,13 +162,13 @@ class Finder:
                 continue
             try:
                 found = await _in(self._searching, self._find_all, waiting)
-                items = iter(await self.items(found[0].reshape(-1)))
+                items = iter(await self.items(np.concatenate([rows for rows, _ in found])))
             except Exception as error:
                 for query in waiting:
                     if not query.answer.done():  # the client may have left
                         query.answer.set_exception(error)
                 continue
-            for query, rows, similarities in zip(waiting, *found, strict=True):
+            for query, (rows, similarities) in zip(waiting, found, strict=True):
                 answer = [
                     Match(rank, float(similarity), int(row), next(items))
                     for rank, (row, similarity) in enumerate(zip(rows, similarities, strict=True), 1)
@@ -124,12 +176,25 @@ class Finder:
                 if not query.answer.done():
                     query.answer.set_result(answer)
 
-    async def _answer(self, image: np.ndarray | None, embedding: np.ndarray | None) -> list[Match]:
+    async def _ask(
+        self, image: np.ndarray | None, embedding: np.ndarray | None, top: int | None, label: str | None
+    ) -> list[Match]:
+        """Returns the matches, itself included, and more than `top` of them."""
         self._working = self._working or asyncio.create_task(self._work())
         answer = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Waiting(image, embedding, answer))
-        found = await answer
-        return found if image is None else found[: self._top]
+        among = None if label is None else np.flatnonzero(self._class_of == self.classes.index(label))
+        usual = top is None or top < self._usual
+        self._queue.put_nowait(_Waiting(image, embedding, self._usual if usual else MOST + 1, among, answer))
+        return await answer
+
+    def _answer(self, found: list[Match], voters: list[Match], top: int | None, label: str | None) -> Answer:
+        verdict = Verdict.of(voters, self._voters, self.threshold) if label is None else None
+        return Answer(found[: self.top if top is None else top], verdict)
+
+    @property
+    def _usual(self) -> int:
+        """Images to find of a query; one more than are shown, since an image of the index finds itself."""
+        return max(self.top, self._voters) + 1
 
     def _decoded(self, encoded: bytes) -> np.ndarray:
         """Returns uint8 [size, size, 3], the pixels that evaluation would see."""
@@ -138,8 +203,8 @@ class Finder:
         except UserError as error:
             raise UserError(str(error).removeprefix(f'{_NAME}: ')) from None
 
-    def _find_all(self, waiting: Sequence[_Waiting]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns rows and similarities of each query, [queries, top + 1]."""
+    def _find_all(self, waiting: Sequence[_Waiting]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns rows and similarities of each query."""
         embeddings = np.empty((len(waiting), self._embedder.dimensions), np.float32)
         new = [i for i, query in enumerate(waiting) if query.embedding is None]
         images = [query.image for query in waiting if query.image is not None]
@@ -148,13 +213,30 @@ class Finder:
         for i, query in enumerate(waiting):
             if query.embedding is not None:
                 embeddings[i] = query.embedding
-        return self._find(embeddings)
+        whole = [i for i, query in enumerate(waiting) if query.among is None]
+        if whole:
+            rows, similarities = self._find(embeddings[whole], max(waiting[i].most for i in whole))
+            of_whole = iter(zip(rows, similarities, strict=True))
+        return [
+            next(of_whole) if query.among is None else self._find_among(embedding, query.among, query.most)
+            for embedding, query in zip(embeddings, waiting, strict=True)
+        ]
 
-    def _find(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # One more, since an image of the index finds itself.
-        rows, similarities = exact(embeddings, self.index, self._top + 1, self._embedder.devices)
+    def _find(self, embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        rows, similarities = exact(embeddings, self.index, k, self._embedder.devices)
         check_cosines(self.index, similarities)
         return rows, similarities
+
+    def _find_among(self, embedding: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Searches some rows, on the host: classes of different sizes would each compile a program."""
+        size = max(1, _CHUNK // (4 * len(embedding)))
+        parts = np.split(rows, range(size, len(rows), size))
+        cosines = np.concatenate(
+            [quantization.decode(self.index.embeddings[p], self.index.scale) @ embedding for p in parts]
+        )
+        check_cosines(self.index, cosines)
+        best = np.argsort(-cosines, kind='stable')[:k]
+        return rows[best], cosines[best]
 
 
 async def _in(threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object) -> T:

@@ -22,12 +22,14 @@ from sreml_jax.drawing import template
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
 from sreml_jax.search import uploads
-from sreml_jax.search.batched import Finder
-from sreml_jax.search.exact import Match
+from sreml_jax.search.batched import MOST, Answer, Finder
 from sreml_jax.search.guard import Guard
 
 SILENT_SECONDS = 10.0  # of a connection before its request
-_SIDE = 320  # pixels of a picture on the page, at most
+_SIDE, _FULL = 320, 2048  # pixels of a picture on the page, and of one alone, at most
+_TOPS = (10, 20, 50, 100)  # images to find that the page offers
+_EXAMPLES = 12  # images of the index on the page before the first query
+_CLASSES = 2000  # names that the page offers, at most
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOCAL = ('127.0.0.1', 'localhost')
 
@@ -38,10 +40,11 @@ def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Guard:
         GET  /                 the page
         POST /search           the bytes of a photograph -> the images most like it
         GET  /search/NUMBER    -> the images most like that one of the index
-        GET  /picture/NUMBER   that image of the index, made small
+        GET  /picture/NUMBER   that image of the index, made small; ?full=1: up to _FULL pixels
 
-    An answer to a search is JSON, {"found": [{"number", "similarity", "name", "class"}, ...]}, a refusal
-    {"error": a sentence}. Images of the index are read by their number alone.
+    Both searches take ?top=NUMBER and ?class=NAME. An answer is JSON, {"found": [{"number", "similarity",
+    "name", "class"}, ...], "verdict": {"unknown", "class", "votes", "voters"} or null}, a refusal {"error": a
+    sentence}. Images of the index are read by their number alone.
 
     Args:
       finder: searches.
@@ -52,25 +55,41 @@ def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Guard:
     async def page(_: Request) -> Response:
         about = finder.index.about
         values = {'folder': printable(finder.index.folder.name), 'images': len(finder.index)}
-        values |= {'step': about['checkpoint']['step'], 'most_bytes': uploads.MOST_BYTES}
+        values |= {'trained': about['checkpoint']['workdir'] != '', 'step': about['checkpoint']['step']}
+        values |= {'most_bytes': uploads.MOST_BYTES, 'tops': sorted({finder.top, *_TOPS}), 'top': finder.top}
+        values |= {'examples': finder.examples(_EXAMPLES), 'threshold': finder.threshold}
+        values |= {'classes': finder.classes if len(finder.classes) <= _CLASSES else []}
         return HTMLResponse(template.render('search.html', **values))
 
     async def like_photograph(request: Request) -> Response:
+        wanted = asked(request)
         async with received.body(request) as photograph:
-            return _json(await finder.like_photograph(photograph))
+            return _json(await finder.like_photograph(photograph, *wanted))
 
     async def like_item(request: Request) -> Response:
         number = numbered(request)
         (item,) = await finder.items([number])
-        return _json(await finder.like_item(number), name=_name(item.path))
+        return _json(await finder.like_item(number, *asked(request)), name=_name(item.path))
 
     async def picture(request: Request) -> Response:
         number = numbered(request)
         try:
-            content, media_type = await finder.picture(number, _SIDE)
+            side = _FULL if request.query_params.get('full') == '1' else _SIDE
+            content, media_type = await finder.picture(number, side)
         except UserError:
             raise HTTPException(404, 'the file of this image is gone, or is no picture any more') from None
         return Response(content, media_type=media_type, headers={'Cache-Control': 'private, max-age=3600'})
+
+    def asked(request: Request) -> tuple[int | None, str | None]:
+        top, label = request.query_params.get('top'), request.query_params.get('class')
+        most = max(MOST, finder.top)
+        if top is not None and not (
+            top.isascii() and top.isdigit() and len(top) < 9 and 0 < int(top) <= most
+        ):
+            raise HTTPException(400, f'top must be a whole number from 1 to {most}')
+        if label is not None and label not in finder.classes:
+            raise HTTPException(400, f'the index has no class {printable(label, 80)!r}')
+        return None if top is None else int(top), label
 
     def numbered(request: Request) -> int:
         text, images = request.path_params['number'], len(finder.index)
@@ -175,7 +194,7 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _json(found: list[Match], **more: str) -> Response:
+def _json(answer: Answer, **more: str) -> Response:
     entries = [
         {
             'number': match.row,
@@ -183,9 +202,15 @@ def _json(found: list[Match], **more: str) -> Response:
             'name': _name(match.item.path),
             'class': match.item.label and printable(match.item.label),
         }
-        for match in found
+        for match in answer.found
     ]
-    return JSONResponse({'found': entries, **more})
+    verdict = answer.verdict and {
+        'unknown': answer.verdict.unknown,
+        'class': answer.verdict.label and printable(answer.verdict.label),
+        'votes': answer.verdict.votes,
+        'voters': answer.verdict.voters,
+    }
+    return JSONResponse({'found': entries, 'verdict': verdict, **more})
 
 
 def _name(path: str) -> str:

@@ -17,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from sreml_jax.runtime import hosts, versions
 from sreml_jax.runtime.errors import RunError, UserError
-from sreml_jax.training import checkpoint_errors, checksums
+from sreml_jax.training import checkpoint_errors, checksums, published
 from sreml_jax.training.checkpoint_items import (
     CHECKSUMS,
     CONFIG,
@@ -31,6 +31,7 @@ from sreml_jax.training.checkpoint_items import (
     Damaged,
     in_any_process,
 )
+from sreml_jax.training.published import Published
 from sreml_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -223,12 +224,15 @@ class Checkpoints(CheckpointItems):
             self._reopen()
 
 
-def newest(workdir: Path) -> tuple[Checkpoints, int]:
-    """Returns the checkpoints of `workdir`, to read only, and the newest one's step."""
+def newest(workdir: Path) -> tuple[Checkpoints | Published, int]:
+    """Returns the checkpoints of `workdir`, or a published run, to read only, and the newest one's step."""
     if (workdir / 'checkpoints').is_dir():
         checkpoints = Checkpoints(workdir, read_only=True)
         if steps := checkpoints.steps():
             return checkpoints, steps[-1]
+    if published.is_there(workdir):
+        found = Published(workdir)
+        return found, found.steps()[-1]
     raise UserError(f'{workdir} holds no checkpoint; train first, or name the --workdir of a run')
 
 

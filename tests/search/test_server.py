@@ -120,6 +120,70 @@ def test_search_on_from_an_image_of_the_index(address, paths, similarity):
         check(found(ask(address, f'/search/{i}')), others, paths)
 
 
+def test_as_many_as_are_asked_for(address, paths, similarity):
+    for top in (1, 3, 42):
+        matches = found(ask(address, f'/search?top={top}', paths[4].read_bytes()))
+        assert [one['number'] for one in matches] == np.argsort(-similarity[4], kind='stable')[:top].tolist()
+        others = np.delete(np.arange(42), 4)
+        want = others[np.argsort(-similarity[4, others], kind='stable')][:top].tolist()
+        assert [one['number'] for one in found(ask(address, f'/search/4?top={top}'))] == want
+
+
+def test_only_one_class_is_searched(address, paths, similarity):
+    rows = np.array([i for i, path in enumerate(paths) if path.parent.name == 'class9'])
+    want = rows[np.argsort(-similarity[4, rows], kind='stable')]
+    for top in (2, 100):
+        answer = ask(address, f'/search?class=class9&top={top}', paths[4].read_bytes())
+        assert [one['number'] for one in found(answer)] == want[:top].tolist()
+        assert json.loads(answer[1])['verdict'] is None
+        np.testing.assert_allclose(
+            [one['similarity'] for one in found(answer)], similarity[4, want[:top]], atol=1e-5
+        )
+    own = int(rows[0])
+    others = rows[1:][np.argsort(-similarity[own, rows[1:]], kind='stable')][:TOP]
+    assert [one['number'] for one in found(ask(address, f'/search/{own}?class=class9'))] == others.tolist()
+
+
+@pytest.mark.parametrize(
+    'wish', ['top=0', 'top=101', 'top=-1', 'top=x', 'top=', 'top=%D9%A3', 'class=', 'class=none', 'class=%00']
+)
+def test_a_wish_that_nobody_can_fulfill(wish, address, paths):
+    for path, body in ((f'/search?{wish}', paths[0].read_bytes()), (f'/search/3?{wish}', None)):
+        assert re.match(r'top must be a|the index has no class', refusal(ask(address, path, body), 400))
+
+
+def test_the_verdict_leaves_out_the_photograph_itself(folder, embedder, paths, similarity):
+    labels = np.array([path.parent.name for path in paths])
+    others = similarity[6].copy()
+    others[6] = -2
+    order = np.argsort(-others, kind='stable')
+    between = float(others[order[:2]].mean())
+    for threshold, voters, want in (
+        (between, 5, {'unknown': False, 'class': labels[order[0]], 'votes': 1, 'voters': 1}),
+        (1.5, 5, {'unknown': True, 'class': None, 'votes': 0, 'voters': 0}),
+        (None, 1, {'unknown': None, 'class': labels[order[0]], 'votes': 1, 'voters': 1}),
+    ):
+        finder = Finder(embedder, Index(folder / 'index'), TOP, voters=voters, threshold=threshold)
+        with served(finder) as address:
+            for answer in (ask(address, '/search', paths[6].read_bytes()), ask(address, '/search/6')):
+                assert json.loads(answer[1])['verdict'] == want
+            assert found(ask(address, '/search', paths[6].read_bytes()))[0]['number'] == 6  # is still shown
+
+
+def test_a_picture_in_full(folder, embedder, tmp_path):
+    large = Image.effect_noise((900, 600), 90).convert('RGB')
+    (tmp_path / 'photos').mkdir()
+    large.save(tmp_path / 'photos' / 'large.png')
+    embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
+    with served(Finder(embedder, Index(tmp_path / 'index'), TOP)) as address:
+        sizes = {
+            query: Image.open(io.BytesIO(ask(address, f'/picture/0{query}')[1])).size
+            for query in ('', '?full=1', '?full=x')
+        }
+        assert ask(address, '/picture/1?full=1')[0] == 404
+    assert sizes == {'': (320, 213), '?full=1': (900, 600), '?full=x': (320, 213)}
+
+
 def test_pictures_of_the_index(address, paths):
     status, content = ask(address, '/picture/7')
     assert status == 200
@@ -356,6 +420,12 @@ def test_fifty_at_once_are_all_answered(address, embedder, paths, similarity, mo
 def test_the_page_and_its_address(address):
     status, content = ask(address, '/')
     assert status == 200 and b'42 images in index' in content
+    examples = json.loads(re.search(rb'EXAMPLES = (\[.*?\])', content)[1])
+    assert (examples[0], examples[-1], len(examples)) == (0, 41, 12) and examples == sorted(set(examples))
+    assert re.findall(rb'<option value="(.*?)">', content) == [
+        b'class%d' % i for i in (10, 11, 12, 13, 14, 15, 8, 9)
+    ]
+    assert re.findall(rb'<option( selected)?>(\d+)', content)[0] == (b' selected', b'5')
     assert ask(address, '/', Host='elsewhere.example')[0] == 400
     assert ask(address, '/search', method='DELETE')[0] == 405
 

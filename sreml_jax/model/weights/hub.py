@@ -67,7 +67,7 @@ def fetch(model_type: str) -> Path:
     cached = try_to_load_from_cache(repository, FILE, revision=revision)
     try:
         if not isinstance(cached, str) and not constants.HF_HUB_OFFLINE:
-            _refuse_unreachable(url)  # the library would try for half a minute
+            refuse_unreachable(url)  # the library would try for half a minute
         path = Path(hf_hub_download(repository, FILE, revision=revision))
     except Exception as error:  # those of its HTTP client too, which differ from version to version
         cause: BaseException = error
@@ -87,7 +87,7 @@ def fetch(model_type: str) -> Path:
     return path
 
 
-def _refuse_unreachable(url: str) -> None:
+def refuse_unreachable(url: str) -> None:
     """Raises OSError if no server gives any answer for this address within REACHED_IN seconds."""
     failed: list[OSError] = [TimeoutError(f'no answer in {REACHED_IN} seconds')]
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 
 from sreml_jax.runtime.errors import UserError
@@ -101,6 +102,16 @@ class Index:
                 raise damaged(self.folder / ITEMS, printable(error)) from error
             found.update(zip(chosen.tolist(), map(Item._make, zip(*values, strict=True)), strict=True))
         return [found[int(row)] for row in rows]
+
+    def classes(self) -> tuple[list[str], np.ndarray]:
+        """Returns the names of all classes, sorted, and each image's: int32 [images], -1 if it has none."""
+        try:
+            column = self._items.read(columns=['class']).column('class').combine_chunks()
+            names = sorted(set(column.unique().to_pylist()) - {None})
+            numbers = pc.index_in(column, pa.array(names, pa.string())).fill_null(-1)
+            return names, numbers.to_numpy().astype(np.int32)
+        except Exception as error:  # pyarrow raises all sorts of it
+            raise damaged(self.folder / ITEMS, printable(error)) from error
 
     def _opened(self, name: str, reader: Any) -> Any:
         try:

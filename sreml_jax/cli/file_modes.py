@@ -1,0 +1,51 @@
+"""Modes that work on files alone: an index, embeddings, a finished run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags as absl_flags
+
+from sreml_jax.cli import flags
+
+if TYPE_CHECKING:
+    from sreml_jax.cli.modes import Job
+
+
+def duplicates(_: 'Job') -> None:
+    """Lists the images of an index that show nearly the same."""
+    from sreml_jax.search import duplicates
+    from sreml_jax.search.index import Index
+
+    least = duplicates.SIMILARITY if flags.THRESHOLD.value is None else flags.THRESHOLD.value
+    print(duplicates.written(duplicates.find(Index(flags.path(flags.INDEX)), least), flags.FORMAT.value))
+
+
+def score(job: 'Job') -> None:
+    """Measures embeddings of any program."""
+    from sreml_jax.evaluation import score
+    from sreml_jax.runtime import paths
+
+    files, labels = (
+        [paths.local(name, f'--{flag.name}') for name in flag.value or ()]
+        for flag in (flags.EMBEDDINGS, flags.LABELS)
+    )
+    name = ', '.join(Path(file).name for file in files)
+    score.score(score.read(files, labels), name, job.config.recalls, flags.FORMAT.value)
+
+
+def publish(job: 'Job') -> None:
+    """Uploads a run to the hub."""
+    from sreml_jax import share
+    from sreml_jax.embedder import Embedder
+
+    share.check_name(flags.value(flags.REPO), '--repo')
+    embedder = Embedder(job.workdir, job.config, reduce=False)
+    print(f'{share.publish(embedder, flags.value(flags.REPO))} has step {embedder.step:,} of {job.workdir}')
+
+
+def pull_workdir() -> None:
+    """Fetches the run of a --workdir on the hub, and lets --workdir name its place on this machine."""
+    if repository := flags.on_hub():
+        from sreml_jax import share
+
+        absl_flags.FLAGS['workdir'].value = str(share.pull(repository))
