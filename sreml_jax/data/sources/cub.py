@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from sreml_jax.data.sources import archives, download, layout
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import UserError
 
 LISTS = ('images.txt', 'CUB_200_2011/images.txt', 'CUB_200_2011/CUB_200_2011/images.txt')

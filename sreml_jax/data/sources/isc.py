@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from sreml_jax.data.sources import archives, layout
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
 

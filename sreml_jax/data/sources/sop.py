@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from sreml_jax.data.sources import archives, download, layout
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 
 FOLDERS = ('', 'Stanford_Online_Products/', 'Stanford_Online_Products/Stanford_Online_Products/')
 LISTS = tuple(folder + 'Ebay_train.txt' for folder in FOLDERS)
