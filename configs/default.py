@@ -17,10 +17,14 @@ def get_config() -> config_dict.ConfigDict:
     c.data_dir = 'data'  # where the user's copy lies: in this folder or in its subfolder <data_name>
     c.prepared_dir = '~/.cache/sreml_jax'  # where the prepared copy of a dataset is kept
     c.crop_type = 'uncropped'  # 'cropped' cuts out the bounding box (car and cub have one)
-    c.image_size = 256  # pixels; both sides, as the seed resizes
+    c.image_size = 256  # pixels; both sides, as the seed resizes; 0: chosen, see configs/folder.py
     c.mean = ()  # RGB mean, three numbers in 0..1; () is ImageNet's with weights, else the training images'
     c.std = ()  # RGB standard deviation, by the same rule
-    c.train_fraction = 0.5  # folder without train/ and test/: the share of its sorted classes to train on
+    # A folder without train/ and test/ is split by 'classes': some train, the others are tested. By 'images',
+    # some of each class train and the others query them, which is not the benchmark's protocol.
+    c.split_by = 'classes'
+    c.train_fraction = 0.5  # then: the share of the sorted classes, or of each class's images, to train on
+    c.validation_share = 0.0  # of the training classes, held out: their Recall@1 is shown while training
     c.max_images_per_class = 0  # most images of a class in an epoch, drawn again each epoch; 0: all
     c.skip_unreadable = False  # leave unreadable images out, with a warning
     c.allow_missing = False  # go on if listed images are missing, and say so in every table
@@ -29,8 +33,8 @@ def get_config() -> config_dict.ConfigDict:
 
     # Model.
     c.model_type = 'resnet18'  # resnet18, resnet34, resnet50 or resnext50_32x4d
-    c.ensemble_size = 48  # members
-    c.meta_class_size = 12  # meta classes of each member
+    c.ensemble_size = 48  # members; 0: chosen to fit the machine, see configs/folder.py
+    c.meta_class_size = 12  # meta classes of each member; 0: 12, or the training classes if they are fewer
     c.width = 64  # channels of the stem; 64 is torchvision's
     c.stem = 'imagenet'  # 'imagenet': 7x7/2 and max-pool; 'small': 3x3/1, for images under 100 pixels
     c.pool = 'average'  # pooling of a member's last features; 'gem' is the generalized mean, of power 3
@@ -51,6 +55,7 @@ def get_config() -> config_dict.ConfigDict:
     c.seed = 0
 
     # Evaluation.
+    c.validation_epochs = 1  # epochs between two looks at the held-out classes
     c.recalls = (1, 2, 4, 8, 10, 20, 30, 40, 50, 100, 1000)  # the K of Recall@K
     c.eval_batch_size = 64
     # The embedding: each member's 'logits' (the seed), or its 'pooled' features before them.

@@ -108,7 +108,10 @@ def run(folder: Folder, cells: Sequence[Cell], lock: int) -> None:
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: received.append(number))
+    absent: set[str] = set()  # datasets of which there is no copy
     for i, cell in enumerate(cells, 1):
+        if cell.dataset in absent:
+            continue
         say(f'{cell} ({i} of {len(cells)}): running; its messages are in {folder.log(cell)}')
         process = folder.start(cell, lock)
         os.truncate(lock, 0)
@@ -126,6 +129,8 @@ def run(folder: Folder, cells: Sequence[Cell], lock: int) -> None:
         say(f'{cell}: {state.word}' + (f', R@1 {100 * recall["1"]:.2f}%' if '1' in recall else ''))
         if state.reason:
             say(f'    {state.reason}')
+        if f'no copy of {cell.dataset} lies in' in state.reason:
+            absent.add(cell.dataset)
         if received:
             say('stopped; the same command goes on from there')
             sys.exit(128 + received[0])

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tests on other instruction sets and other versions of jax; by hand or nightly, for it takes hours.
+# All tests on other instruction sets and other versions of jax, with code as users run it: LLVM optimizes, which
+# it does not in launch/test.sh. By hand or nightly, for it takes hours.
 #     launch/test_matrix.sh                         everything
 #     launch/test_matrix.sh tests/retrieval -x      arguments go to pytest
 #     MATRIX='AVX2 jax-0.12' launch/test_matrix.sh  some rows
@@ -27,7 +28,7 @@ python_with() {
 
 report=() failed=0
 for row in $rows; do
-  python=.venv/bin/python flags=${XLA_FLAGS:-}
+  python=.venv/bin/python flags="${XLA_FLAGS:-} --xla_backend_optimization_level=3"
   case $row in
     jax-*)
       if ! python=$(python_with "$row"); then

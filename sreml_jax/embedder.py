@@ -1,6 +1,6 @@
 """A trained run as a function from images to embeddings. Only this module restores a checkpoint for use."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sreml_jax.model.weights import torchvision
 from sreml_jax.retrieval import pca
 from sreml_jax.retrieval.pca import PCA
 from sreml_jax.run import Run, fingerprint, old_fingerprint
-from sreml_jax.runtime import sharding
+from sreml_jax.runtime import progress, sharding
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.training import checkpoint, saved_config, step
 
@@ -91,7 +91,30 @@ class Embedder:
                 'config.embedding, config.ensemble_size and config.embedding_dim as configs/pretrained.py '
                 'has them, or name the --workdir of a run'
             )
-        run = Run.of(config).normalized_by(IMAGENET_MEAN, IMAGENET_STD)
+        return cls._begun(Run.of(config).normalized_by(IMAGENET_MEAN, IMAGENET_STD))
+
+    @classmethod
+    def untrained(cls, trained: Run) -> 'Embedder':
+        """Returns the backbone that a run began with: one member's pooled features, on the run's devices.
+
+        Raises:
+          UserError: the weights that the run began with cannot be had.
+        """
+        config, devices = trained.config.copy_and_resolve_references(), trained.mesh.size
+        config.update(
+            ensemble_size=1,
+            embedding='pooled',
+            embedding_dim=0,
+            mesh=(devices, 1),  # one member cannot be shared, its batches can
+            eval_batch_size=-(-config.eval_batch_size // devices) * devices,
+            batch_size=devices,
+        )
+        return cls._begun(Run.of(config))
+
+    @classmethod
+    def _begun(cls, run: Run) -> 'Embedder':
+        """Returns the embedder of the variables that a run of this config begins with."""
+        config = run.config
         weights = torchvision.read(config.weights, run.model)
         abstract = run.abstract_variables()
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
@@ -179,17 +202,44 @@ class Embedder:
         Returns:
           float32 [images, dimensions], rows of unit length.
         """
-        size = len(dataset.labels[split] if chosen is None else chosen)
-        rows = sharding.local_rows(self.run.mesh, self.batch_size)
-        batches = dataset.evaluation_batches(split, self.batch_size, rows, chosen)
-        batches = prefetch.read(batches, self.run.config.stall_minutes)
-        number = -(-size // self.batch_size)
-        embeddings = np.empty((size, self.dimensions), np.float32)
-        for i, batch in enumerate(tqdm(batches, f'embedding {split}', number, unit='batch', disable=None)):
-            images = sharding.put(self.run.mesh, sharding.IMAGES, batch['image'], self.batch_size)
-            part = multihost_utils.process_allgather(self._start(images), tiled=True)
-            embeddings[i * self.batch_size : (i + 1) * self.batch_size] = part[: size - i * self.batch_size]
-        return embeddings
+        return embed_split(self._start, self.run, dataset, split, self.dimensions, chosen, shown=True)
+
+
+def embed_split(
+    start: Callable[[jax.Array], jax.Array],
+    run: Run,
+    dataset: Dataset,
+    split: str,
+    dimensions: int,
+    chosen: np.ndarray | None = None,
+    *,
+    shown: bool = False,
+) -> np.ndarray:
+    """Embeds the images of a split by `start`, which takes a batch on the run's mesh; see `Embedder.split`.
+
+    Args:
+      start: uint8 [config.eval_batch_size, size, size, 3] -> float32 [config.eval_batch_size, dimensions].
+      run: whose devices share the batches.
+      dataset, split, dimensions, chosen: of the images.
+      shown: with a bar, on a terminal.
+    """
+    size, batch_size = len(dataset.labels[split] if chosen is None else chosen), run.config.eval_batch_size
+    rows = sharding.local_rows(run.mesh, batch_size)
+    batches = dataset.evaluation_batches(split, batch_size, rows, chosen)
+    batches = prefetch.read(batches, run.config.stall_minutes)
+    embeddings = np.empty((size, dimensions), np.float32)
+    named, total, disable = f'embedding {split}', -(-size // batch_size), None if shown else True
+    with tqdm(desc=f'{named}, XLA compiles', total=total, unit='batch', disable=disable) as bar:
+        for i, batch in enumerate(batches):
+            images = sharding.put(run.mesh, sharding.IMAGES, batch['image'], batch_size)
+            part = multihost_utils.process_allgather(start(images), tiled=True)
+            embeddings[i * batch_size : (i + 1) * batch_size] = part[: size - i * batch_size]
+            if i == 0:
+                bar.set_description(named)
+                progress.restart(bar, 1)
+            else:
+                bar.update()
+    return embeddings
 
 
 def _normalization(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from sreml_jax.model.weights import torchvision
 from sreml_jax.run import Run
 from sreml_jax.runtime import versions
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import quoted
 from sreml_jax.training import meta_classes, optimizer, saved_config, step
 from sreml_jax.training.checkpoint import Checkpoints
 from sreml_jax.training.epochs import Epochs
@@ -73,7 +74,8 @@ def start(run: Run, checkpoints: Checkpoints, dataset: Dataset, workdir: Path) -
 
     newest, (saved, packages, resumed) = checkpoints.newest_whole(read)
     for field, (was, now) in saved_config.differences(saved, resumed.run.config).items():
-        log.info('%s was %r when this run was last saved, and is %r from here on', field, was, now)
+        values = quoted(was), quoted(now)
+        log.info('%s was %s when this run was last saved, and is %s from here on', field, *values)
     if changed := versions.changed(packages):
         log.info('packages have changed since this run was last saved: %s', changed)
     before = checkpoints.progress(newest).get('steps_per_epoch', resumed.epochs.steps)
@@ -93,6 +95,8 @@ def _fresh(run: Run, dataset: Dataset) -> Start:
     rate, adam = _optimizer(config, epochs)
     table = meta_classes.draw(dataset.num_classes, config.ensemble_size, config.meta_class_size, config.seed)
     weights = torchvision.read(config.weights, run.model)
+    if weights:
+        log.info('every member starts from %s weights; the classifiers are drawn', config.weights)
     state = step.initial_state(run.model, adam, run.mesh, config.seed, weights)
     return Start(run, epochs, rate, adam, state, table, 0)
 
@@ -129,5 +133,5 @@ def _refuse_other_classes(workdir: Path, dataset: Dataset, number: int, names: l
         if was != now:
             raise UserError(
                 f'{workdir} was trained on other classes than {dataset.name} now has: where it had '
-                f'{was!r} there is {now!r}; take another --workdir, or the data it was trained on'
+                f'{quoted(was)} there is {quoted(now)}; take another --workdir, or the data it was trained on'
             )

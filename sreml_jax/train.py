@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import jax
@@ -11,8 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sreml_jax import resume
-from sreml_jax.data import prefetch
+from sreml_jax.data import held_out, prefetch
 from sreml_jax.data.dataset import Batch, Dataset
+from sreml_jax.evaluation.validation import Validation
 from sreml_jax.run import Run
 from sreml_jax.runtime import hosts, sharding
 from sreml_jax.runtime.errors import UserError
@@ -54,11 +55,22 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
         config.batch_size, config.num_epochs, config.seed, epochs.done(first), rows
     )
     metrics_log = MetricsLog(config, workdir, first, epochs, start.rate, start.skipped)
+    validation = Validation(start, dataset, workdir) if held_out.SPLIT in dataset.labels else None
     saved = time.monotonic()
-    with closing(checkpoints), closing(metrics_log), signals.held():
+    with (
+        closing(checkpoints),
+        closing(metrics_log),
+        closing(validation) if validation else nullcontext(),
+        signals.held(),
+    ):
         for number, (images, labels) in enumerate(on_device(batches, run), first + 1):
-            state, metrics = train_step(state, images, labels, meta_table)
+            if number == first + 1:
+                metrics_log.compiling()
+            with signals.ending_at_once() if number == first + 1 else nullcontext():  # it is compiled
+                state, metrics = train_step(state, images, labels, meta_table)
             metrics_log.add(number, metrics)
+            if validation and validation.due(number):
+                validate(validation, metrics_log, number, state)
             # While a save is under way the next one waits, not the step.
             late = time.monotonic() - saved > 60 * config.checkpoint_minutes and not checkpoints.saving
             stop, due = hosts.agree(number, signals.received, late)
@@ -71,7 +83,20 @@ def train(config: ConfigDict, workdir: Path, dataset: Dataset, signals: Signals)
                 saved = time.monotonic()
         metrics_log.check(number, state)
         checkpoints.save_last(state, *start.saved_with(dataset, metrics_log.skipped))
+    if validation:
+        log.info(
+            'the best Recall@1 on the held-out classes was %.2f%%; its checkpoint is kept in %s',
+            *(100 * validation.best, validation.folder),
+        )
     signals.leave(f'stopped after step {number} and saved; the same command goes on from there')
+
+
+def validate(validation: Validation, metrics_log: MetricsLog, number: int, state: step.TrainState) -> None:
+    """Measures the state after step `number` on the held-out classes; shows it, and keeps the best."""
+    metrics_log.check(number, state)
+    found = validation.measure(state)
+    metrics_log.add_validation(number, found)
+    validation.keep(found, state, metrics_log.skipped)
 
 
 def make_train_step(start: resume.Start) -> step.TrainStep:

@@ -9,7 +9,7 @@ from support.tiny import tiny_config
 
 from sreml_jax import describe
 from sreml_jax.configs import default
-from sreml_jax.model import init
+from sreml_jax.model import init, resnet
 from sreml_jax.model.cost import kept_bytes
 from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.run import Run
@@ -59,7 +59,10 @@ def test_tiles_are_counted_where_winograd_runs_alone():
     ],
     ids=str,
 )
-def test_the_memory_is_within_15_percent_of_the_compiled_step_s(fields):
+def test_the_memory_is_within_15_percent_of_the_compiled_step_s(fields, monkeypatch):
+    if fields['model_type'] != 'resnet18':  # fewer blocks compile in less time, and are estimated alike
+        backbone = resnet.BACKBONES[fields['model_type']]._replace(blocks=(1, 2, 2, 1))
+        monkeypatch.setitem(resnet.BACKBONES, fields['model_type'], backbone)
     config = default.get_config()
     config.update(ensemble_size=2, gpu_ids=(0,), **fields)
     run = Run.of(config)

@@ -16,6 +16,8 @@ from sreml_jax.embedder import Embedder
 from sreml_jax.runtime.errors import RunError
 from sreml_jax.training.checkpoint import newest_config
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory) -> Path:
@@ -76,7 +78,7 @@ def test_a_split_whose_data_stall_ends_in_an_error(workdir):
     dataset.images = lambda *_: iter(lambda: released.wait(30), True)
     config.stall_minutes = 0.2 / 60
     try:
-        with pytest.raises(RunError, match='no batch for 0'):
+        with pytest.raises(RunError, match='no batch arrived for 0'):
             Embedder(workdir, config).split(dataset, 'test')
     finally:
         released.set()

@@ -1,5 +1,6 @@
 """Evaluations of a tiny run: the table, results.json, and what a thorough one adds."""
 
+import dataclasses
 import json
 import re
 import threading
@@ -8,17 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
-from support.runs import NoSignals
+from support.runs import NoSignals, adam_of
 from support.tiny import tiny_config, tiny_dataset
 
 from sreml_jax import data
 from sreml_jax.cli import modes
+from sreml_jax.data.in_memory import ArrayDataset
 from sreml_jax.embedder import Embedder
-from sreml_jax.evaluate import evaluate, raw_pixels
+from sreml_jax.evaluate import evaluate
+from sreml_jax.evaluation import baselines
+from sreml_jax.evaluation.baselines import raw_pixels
+from sreml_jax.model.ensemble import normalize
 from sreml_jax.run import Run
 from sreml_jax.runtime.errors import RunError, UserError
 from sreml_jax.train import train
-from sreml_jax.training import checkpoint
+from sreml_jax.training import checkpoint, saved_config, step
+
+pytestmark = pytest.mark.usefixtures('few_blocks')
 
 
 @pytest.fixture(scope='module')
@@ -123,12 +130,80 @@ def test_the_report_repeats_the_numbers_of_eval(whole, monkeypatch, capsys):
     assert shown == [(str(k), f'{100 * share:.2f}%') for k, share in recall.items()]
 
 
+def first_match_is_right(embeddings, labels):
+    """Recall@1, by brute force."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -2)
+    return (labels[similarity.argmax(1)] == labels).mean()
+
+
+def test_the_table_shows_what_the_model_is_to_beat(whole, capsys):
+    config, workdir = whole
+    dataset = tiny_dataset()
+    images, labels = next(dataset.images('test', np.arange(42), 42)), dataset.labels['test']
+    own = evaluate(config, workdir, dataset).recall[1]
+    printed = capsys.readouterr().out.splitlines()
+    head, row = (next(x for x in printed if x.startswith(start)) for start in ('Backbone', 'R@1 '))
+    assert re.split('  +', head) == ['Backbone', 'resnet18 x 2', 'raw pixels', 'random resnet18, pooled']
+
+    run = Run.of(saved_config.with_normalization(config, dataset.mean, dataset.std))
+    state = step.initial_state(run.model, adam_of(run), run.mesh, config.seed)
+    features = run.model.clone(embedding='pooled').apply(
+        state.variables, normalize(images, dataset.mean, dataset.std)
+    )
+    pixels = first_match_is_right(images.reshape(42, -1).astype(float), labels)
+    random = first_match_is_right(np.asarray(features)[:, 0], labels)
+    assert [*map(float, re.findall(r'([\d.]+)%', row))] == pytest.approx(
+        [100 * own, 100 * pixels, 100 * random], abs=0.01
+    )
+    stored = json.loads((workdir / 'results.json').read_text())['baselines']
+    assert stored['raw pixels']['1'] == pytest.approx(pixels)
+    assert stored['random resnet18, pooled']['1'] == pytest.approx(random)
+
+
+def test_a_model_that_loses_is_told_in_the_last_line(whole, monkeypatch, capsys):
+    config, workdir = whole
+    better = {k: 1.0 for k in config.recalls}
+    measure = baselines.measure
+    monkeypatch.setattr(baselines, 'measure', lambda *a: [dataclasses.replace(measure(*a)[0], recall=better)])
+    own = evaluate(config, workdir, tiny_dataset()).recall[1]
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f'the model loses: raw pixels finds 100.00% at K=1, the model {100 * own:.2f}%; try --mode=eval '
+        '--config.embedding=pooled (the same run by its features), a new run from pretrained weights '
+        '(--config.weights=imagenet), more --config.num_epochs'
+    )
+    better[1] = own / 2
+    evaluate(config, workdir, tiny_dataset())
+    assert capsys.readouterr().out.splitlines()[-1].startswith('Wrote ')
+
+
+def test_large_images_are_reduced_for_the_baseline_of_raw_pixels():
+    images = np.zeros((2, 96, 96, 3), np.uint8)
+    images[0, :48], images[1, :, 48:] = 200, 100
+    dataset = ArrayDataset('large', {'train': images, 'test': images}, {'train': [0, 1], 'test': [0, 1]})
+    pixels = raw_pixels(Run.of(tiny_config()), dataset, 'test')
+    assert pixels.shape == (2, 32 * 32 * 3)
+    assert pixels[0] @ pixels[1] == pytest.approx(
+        0.5, abs=0.02
+    )  # half of each is lit, and half of that in both
+
+
+def test_weights_that_are_gone_leave_the_other_baseline(whole, tmp_path, caplog):
+    config, _ = whole
+    config = config.copy_and_resolve_references()
+    config.weights = str(tmp_path / 'gone.npz')
+    run = Run.of(saved_config.with_normalization(config, (0.5,) * 3, (0.5,) * 3))
+    assert [x.embedding for x in baselines.measure(run, tiny_dataset())] == ['raw pixels']
+    assert 'the table lacks the untrained backbone: there is no file' in caplog.text
+
+
 def test_raw_pixels_whose_data_stall_end_in_an_error():
     released, dataset = threading.Event(), tiny_dataset()
     dataset.images = lambda *_: iter(lambda: released.wait(30), True)
     run = Run.of(tiny_config(stall_minutes=0.2 / 60))
     try:
-        with pytest.raises(RunError, match='no batch for 0'):
+        with pytest.raises(RunError, match='no batch arrived for 0'):
             raw_pixels(run, dataset, 'test')
     finally:
         released.set()

@@ -12,6 +12,8 @@ from sreml_jax.runtime.errors import UserError
 from sreml_jax.train import train
 from sreml_jax.training import checkpoint, meta_classes, step
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):

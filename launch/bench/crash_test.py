@@ -1,170 +1,167 @@
 """Kills a run again and again, and compares its end with that of a run never killed, bit for bit.
 
-python launch/bench/crash_test.py                     20 kills
+python launch/bench/crash_test.py                     20 kills at random moments, and 4 at chosen ones
 python launch/bench/crash_test.py --kills 5 --seed 1  other moments
 
-Trains a tiny ensemble on generated pictures, on the CPU, in a temporary folder. Kills are SIGKILL, at seeded
-random moments: about one in four before the first step of a start, the others soon after some step, while
-checkpoints are being saved. The last line says what was compared; exit code 1 if anything differs.
+Trains a tiny ensemble on generated images, on the CPU, in a temporary folder. Kills are SIGKILL: one while
+the dataset is prepared, then at seeded random moments (one in four before the first step of a start, the
+others soon after some step, while checkpoints are being saved), one in the last quarter of the training, one
+while the last checkpoint is being saved, and one in the evaluation. Each start must train exactly the steps
+after the newest checkpoint that the kill before it left. The last line says what was compared; exit code 1 if
+anything differs.
 """
 
 import argparse
 import json
 import os
 import random
-import subprocess
+import shutil
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from crash_start import FIELDS, Moment, Start, import_program
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS_PER_KILL = 24  # so many that the run is not at its end before the last kill
-PATIENCE = 600  # seconds without a new step before a start is given up
-FIELDS = {
-    'image_size': 16,
-    'stem': 'small',
-    'width': 4,
-    'ensemble_size': 1,
-    'meta_class_size': 4,
-    'member_conv': 'grouped',
-    'batch_size': 8,
-    'learning_rate': 1e-3,
-    'recalls': '1',
-    'log_every': 1,
-    'checkpoint_minutes': 0.005,
-    'gpu_ids': '0',
-}
+STEPS_PER_KILL = 24  # the random kills must not come near the end of the run
+TRIES = 20  # for one kill: a moment can be over before it is seen
+CLASSES, PER_CLASS = 8, 6  # of the training images
 
 
 def main() -> None:
     """Runs the killed run and the whole one, and compares them."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--kills', type=int, default=20)
+    p.add_argument('--kills', type=int, default=20, help='at random moments; 4 more come at chosen ones')
     p.add_argument('--seed', type=int, default=0, help='of the moments')
     args = p.parse_args()
     os.environ['JAX_PLATFORMS'] = 'cpu'
+    os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        steps_per_epoch = make_pictures(folder / 'data') // FIELDS['batch_size']
-        epochs = -(-STEPS_PER_KILL * args.kills // steps_per_epoch)
-        whole = Start(folder, 'whole', epochs)
-        startup = whole.wait_for_step(1)
+        # Every start takes the programs that the first one has compiled.
+        os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'xla'))
+        os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+        import_program()
+        make_images(folder / 'data')
+        per_epoch = CLASSES * PER_CLASS // FIELDS['batch_size']
+        epochs = -(-STEPS_PER_KILL * (args.kills + 2) // per_epoch)
+        last = epochs * per_epoch
+
+        def start(run: str) -> Start:
+            return Start(folder / run, folder / 'data', epochs, last)
+
+        whole = start('whole')
         whole.wait()
-        early = kill_repeatedly(folder, epochs, args.kills, startup, random.Random(args.seed))
-        different = differences(folder / 'whole', folder / 'killed', epochs * steps_per_epoch)
-        aside = len(list((folder / 'killed').glob('checkpoints_damaged/*')))
-    told = f'{args.kills} kills ({early} before the first step of a start), {epochs * steps_per_epoch} steps'
-    if aside:
-        told += f', {aside} checkpoints set aside'
+        moments = plan(args.kills, random.Random(args.seed))
+        kills, trained = kill_repeatedly(lambda: start('killed'), folder / 'killed', moments)
+        different = differences(folder / 'whole' / 'run', folder / 'killed' / 'run', last)
+    done = f'{kills} kills, {last} steps, {trained - last} of them trained twice for want of a checkpoint'
     if different:
-        print(f'{told}: DIFFERENT from a run never killed: {", ".join(different)}')
+        print(f'{done}: DIFFERENT from a run never killed: {", ".join(different)}')
         sys.exit(1)
     print(
-        f'{told}: parameters, statistics, optimizer state, meta classes and metrics.jsonl are bit for bit '
-        'those of a run never killed'
+        f'{done}: parameters, statistics, optimizer state, meta classes, metrics.jsonl and results.json are '
+        'bit for bit those of a run never killed'
     )
 
 
-class Start:
-    """One start of the program on the run `name`."""
+def kill_repeatedly(
+    start: Callable[[], Start], place: Path, draws: Iterator[Callable[[Start, float], Moment]]
+) -> tuple[int, int]:
+    """Starts the run, kills it, starts it again ..., and lets it end; returns how many kills and steps."""
+    before = place.with_name('before')  # the run as a start finds it
+    trained, startup, number = 0, 1.0, 0
+    for number, draw in enumerate(draws, 1):
+        shutil.rmtree(before, ignore_errors=True)
+        if place.exists():
+            shutil.copytree(place, before)
+        for _ in range(TRIES):
+            run = start()
+            moment = draw(run, startup)
+            hit = run.kill_at(moment)
+            if faults := run.faults():
+                sys.exit(f'start {number}, killed in {moment.name}, {" and ".join(faults)}')
+            startup = run.startup or startup
+            if hit:
+                break
+            shutil.rmtree(place)
+            if before.exists():
+                shutil.copytree(before, place)
+        else:
+            sys.exit(f'{moment.name} was over before the kill, {TRIES} times')
+        if number > 1 and not run.saved():
+            sys.exit(f'kill {number} left no checkpoint')
+        trained += len(run.steps())
+        print(
+            f'kill {number} in {moment.name}: went on from step {run.saved_before}, trained '
+            f'{len(run.steps())} steps, left the checkpoint of step {run.saved()}',
+            flush=True,
+        )
+    run = start()
+    run.wait()
+    if faults := run.faults():
+        sys.exit(f'the last start {" and ".join(faults)}')
+    return number, trained + len(run.steps())
 
-    def __init__(self, folder: Path, name: str, epochs: int):
-        places = {'data_dir': folder / 'data', 'prepared_dir': folder, 'compilation_cache': folder / 'xla'}
-        fields = FIELDS | places | {'num_epochs': epochs}
-        self._metrics = folder / name / 'metrics.jsonl'
-        self._errors = (folder / f'{name}.log').open('w+')
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, '-m', 'sreml_jax.main'),
-                *('--config=configs/folder.py', f'--workdir={folder / name}'),
-                *(f'--config.{field}={value}' for field, value in fields.items()),
-            ],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
+
+def plan(kills: int, moments: random.Random) -> Iterator[Callable[[Start, float], Moment]]:
+    """Yields for each kill what draws its moment, given the start and the seconds to a first step."""
+    delay = 0.05  # up to this many seconds later: within a step, or a save
+
+    def in_startup(run: Start, startup: float) -> Moment:
+        until = moments.uniform(0, startup)
+        return Moment('the startup', lambda run: run.seconds() > until, lambda run: bool(run.steps()))
+
+    def after_step(run: Start, _: float) -> Moment:
+        target = run.saved_before + moments.randint(1, STEPS_PER_KILL // 2)
+        return soon_after(target, 'the training')
+
+    def in_last_quarter(run: Start, _: float) -> Moment:
+        return soon_after(moments.randint(run.last * 3 // 4 + 1, run.last - 2), 'the last quarter')
+
+    def soon_after(step: int, name: str) -> Moment:
+        return Moment(
+            name,
+            lambda run: bool(run.saved()) and run.steps()[-1:] >= [step],
+            lambda run: run.steps()[-1:] == [run.last],
+            moments.uniform(0, delay),
         )
 
-    def step(self) -> int:
-        """Returns the last step that metrics.jsonl tells of."""
-        lines = self._metrics.read_text().split('\n')[:-1] if self._metrics.exists() else []
-        return json.loads(lines[-1])['step'] if lines else 0
-
-    def wait_for_step(self, step: int) -> float:
-        """Waits until `step` is logged; returns the seconds that took."""
-        start = time.monotonic()
-        while self.step() < step:
-            if self._process.poll() is not None:
-                self._give_up(f'ended by itself at step {self.step()}, before step {step}')
-            if time.monotonic() - start > PATIENCE:
-                self._give_up(f'has not come to step {step} in {PATIENCE} seconds')
-            time.sleep(0.01)
-        return time.monotonic() - start
-
-    def kill(self) -> None:
-        """Sends SIGKILL to the program, which must still be running."""
-        if self._process.poll() is not None:
-            self._give_up('ended by itself before it was killed')
-        self._process.kill()
-        self._process.wait()
-        self._errors.close()
-
-    def wait(self) -> None:
-        """Waits for the program's end."""
-        if self._process.wait():
-            self._give_up(f'ended with exit code {self._process.returncode}')
-        self._errors.close()
-
-    def _give_up(self, why: str) -> None:
-        self._process.kill()
-        self._errors.seek(0)
-        sys.exit(f'{self._errors.read()}\nthe program {why}')
+    yield lambda *_: Moment('the preparation', Start.is_preparing, Start.is_prepared)
+    yield after_step
+    for _ in range(kills - 1):
+        yield in_startup if moments.random() < 0.25 else after_step
+    yield in_last_quarter
+    yield lambda *_: Moment(
+        'the last save', lambda run: run.is_saving(run.last), lambda run: run.saved() == run.last
+    )
+    yield lambda *_: Moment(
+        'the evaluation', lambda run: run.saved() == run.last, Start.is_evaluated, moments.uniform(0, delay)
+    )
 
 
-def kill_repeatedly(folder: Path, epochs: int, kills: int, startup: float, moments: random.Random) -> int:
-    """Starts the run, kills it, starts it again ..., and lets it end; returns the kills that hit a start."""
-    early = 0
-    for number in range(1, kills + 1):
-        run = Start(folder, 'killed', epochs)
-        before = run.step()
-        if moments.random() < 0.25:
-            moment = time.monotonic() + moments.uniform(0, startup)
-            while time.monotonic() < moment and run.step() <= before:
-                time.sleep(0.01)
-        else:
-            # Counted in steps, so that the run gets on; then a moment within a step, or a save.
-            run.wait_for_step(before + moments.randint(1, STEPS_PER_KILL // 2))
-            time.sleep(moments.uniform(0, 0.05))
-        run.kill()
-        early += run.step() <= before
-        print(f'kill {number} of {kills}, step {before} to {run.step()}', flush=True)
-    Start(folder, 'killed', epochs).wait()
-    return early
-
-
-def make_pictures(folder: Path) -> int:
-    """Makes noisy pictures of eight training and four test classes; returns the number of training images."""
+def make_images(folder: Path) -> None:
+    """Makes noisy images of eight training and four test classes."""
     noise = np.random.default_rng(0)
-    for split, classes in (('train', 8), ('test', 4)):
+    for split, classes in (('train', CLASSES), ('test', CLASSES // 2)):
         for label in range(classes):
             own = folder / split / f'{split}{label}'
             own.mkdir(parents=True)
-            for i in range(6):
-                Image.fromarray(noise.integers(0, 256, (16, 16, 3), np.uint8)).save(own / f'{i}.png')
-    return 8 * 6
+            for i in range(PER_CLASS):
+                Image.fromarray(noise.integers(0, 256, (8, 8, 3), np.uint8)).save(own / f'{i}.png')
 
 
 def differences(whole: Path, killed: Path, steps: int) -> list[str]:
     """Returns the names of what is not the same at the end of both runs."""
-    metrics = [(run / 'metrics.jsonl').read_text() for run in (whole, killed)]
-    logged = [json.loads(line)['step'] for line in metrics[1].splitlines()]
+    logged = [json.loads(line)['step'] for line in (killed / 'metrics.jsonl').read_text().splitlines()]
     different = [] if logged == list(range(1, steps + 1)) else ['steps of metrics.jsonl']
-    if metrics[0] != metrics[1]:
-        different.append('metrics.jsonl')
+    for name in ('metrics.jsonl', 'results.json'):
+        if (whole / name).read_text() != (killed / name).read_text():
+            different.append(name)
     expected, found = (final(run, steps) for run in (whole, killed))
     return different + [name for name in expected if expected[name] != found[name]]
 
@@ -180,7 +177,7 @@ def final(workdir: Path, steps: int) -> dict[str, tuple]:
     logging.set_verbosity(logging.ERROR)  # orbax's
     checkpoints, newest = checkpoint.newest(workdir)
     if newest != steps:
-        sys.exit(f'{workdir.name}: the newest checkpoint is of step {newest}, not {steps}')
+        sys.exit(f'{workdir}: the newest checkpoint is of step {newest}, not {steps}')
     run = Run.of(checkpoints.config(newest))
     adam = optimizer.adam(optimizer.schedule(run.config, 1))
     state = checkpoints.state(newest, step.abstract_state(run.model, adam, run.mesh))

@@ -6,10 +6,12 @@ python launch/bench recall --dtype bfloat16                   and the largest ch
 """
 
 import argparse
+import functools
 import tempfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from measure import PeakMemory, alternate, keep, positive
@@ -111,24 +113,29 @@ def measure(size: int, dim: int, args: argparse.Namespace, folder: Path) -> dict
 def clustered(
     size: int, dim: int, dtype: str, args: argparse.Namespace, file: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws unit-length embeddings around one random center a class; [size, dim] and int32 [size]."""
-    rng = np.random.default_rng(0)
+    """Draws unit-length embeddings around one random center per class, on the device.
+
+    Returns:
+      [size, dim] on the host, and int32 labels [size].
+    """
     dtype = np.dtype(dtype if dtype == 'float32' else ml_dtypes.bfloat16)
     x = np.memmap(file, dtype, 'w+', shape=(size, dim)) if args.mapped else np.empty((size, dim), dtype)
     labels = np.arange(size, dtype=np.int32) // IMAGES_PER_CLASS
     if args.shuffled:
-        rng.shuffle(labels)
-    # Far enough out that some images lie nearer to another class.
-    spread = 0.67 * dim**0.25
+        np.random.default_rng(0).shuffle(labels)
     for start in range(0, size, 1000):
-        chosen = labels[start : start + 1000]
-        centers = {
-            c: np.random.default_rng((1, c)).standard_normal(dim, np.float32) for c in np.unique(chosen)
-        }
-        rows = np.stack([centers[c] for c in chosen])
-        rows += spread * rng.standard_normal(rows.shape, np.float32)
-        x[start : start + 1000] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        x[start : start + 1000] = _drawn(start, labels[start : start + 1000], dim)
     return x, labels
+
+
+@functools.partial(jax.jit, static_argnames='dim')
+def _drawn(start: int, labels: jax.Array, dim: int) -> jax.Array:
+    """Draws float32 [labels, dim], so far from the centers that some lie nearer to another class."""
+    of_centers, of_rows = jax.random.split(jax.random.key(0))
+    centers = jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(of_centers, c), (dim,)))(labels)
+    noise = jax.random.normal(jax.random.fold_in(of_rows, start), centers.shape)
+    rows = centers + 0.67 * dim**0.25 * noise
+    return rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def first_hits(neighbors: np.ndarray, labels: np.ndarray) -> np.ndarray:

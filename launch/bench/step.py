@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import peers
+from kernels import kernels
 from measure import PeakMemory, alternate, keep, positive
 from ml_collections import ConfigDict
 
@@ -130,6 +131,8 @@ class Step:
             'trace seconds': round(traced - begin, 1),
             'compile seconds': round(time.perf_counter() - traced, 1),
         }
+        if jax.default_backend() == 'gpu':
+            self.figures['kernels'] = len(list(kernels(self._compiled.as_text())))
         if cost := self._compiled.cost_analysis():
             self.figures['TFLOP a step, by XLA'] = round(cost.get('flops', 0) / 1e12, 3)
         if sizes := self._compiled.memory_analysis():

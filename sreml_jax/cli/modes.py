@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sreml_jax.cli import file_modes, flags
+from sreml_jax.cli import file_modes, flags, start
 from sreml_jax.cli.file_modes import duplicates, publish, score  # noqa: F401
 from sreml_jax.runtime.errors import UserError
 
@@ -43,11 +43,9 @@ def run(mode: str, config: ConfigDict) -> None:
     file_modes.pull_workdir()
     workdir = flags.workdir()
     hosts.connect(flags.COORDINATOR.value, flags.PROCESSES.value, flags.PROCESS.value)
-    goes_on = mode == 'train' and any((workdir / 'checkpoints').glob('[0-9]*'))
-    if (flags.MODES[mode].of_run or goes_on) and not flags.given('config'):
-        config = _own_config(mode, workdir)
-        config.update_from_flattened_dict(flags.config_overrides())
+    config = start.config_of(mode, workdir, config)
     validation.check(config)
+    start.refuse_gpu_ids()
     _keep_compiled(config.compilation_cache)
     with faults.explained(config):
         globals()[mode](Job(config, workdir, Signals()))
@@ -56,13 +54,18 @@ def run(mode: str, config: ConfigDict) -> None:
 def train(job: Job) -> None:
     """Trains to the last epoch, then evaluates."""
     _check_run(job)
-    from sreml_jax import data
+    from sreml_jax import data, describe, recipe
     from sreml_jax.evaluate import evaluate
     from sreml_jax.train import train
 
-    dataset = data.load(job.config)
-    train(job.config, job.workdir, dataset, job.signals)
-    evaluate(job.config, job.workdir, dataset)
+    config = job.config
+    if any(config[field] == 0 for field in recipe.FIELDS):
+        config = recipe.fitted(config, data.extent(config))
+    describe.refuse_excess(config)
+    dataset = data.load(config)
+    start.say_first(config, dataset, training=True)
+    train(config, job.workdir, dataset, job.signals)
+    evaluate(config, job.workdir, dataset)
 
 
 def eval(job: Job) -> None:
@@ -71,7 +74,9 @@ def eval(job: Job) -> None:
     from sreml_jax import data
     from sreml_jax.evaluate import evaluate
 
-    evaluate(job.config, job.workdir, data.load(job.config), thorough=True, rerank=flags.RERANK.value)
+    dataset = data.load(job.config)
+    start.say_first(job.config, dataset)
+    evaluate(job.config, job.workdir, dataset, thorough=True, rerank=flags.RERANK.value)
 
 
 def embed(job: Job) -> None:
@@ -130,12 +135,16 @@ def export(job: Job) -> None:
 def report(job: Job) -> None:
     """Writes the page that shows a run."""
     from sreml_jax import data
+    from sreml_jax.evaluate import evaluate
     from sreml_jax.evaluation import report_page
 
     _check_writable(job.workdir)
     report_page.check_installed()
     dataset = data.load(job.config)
+    start.say_first(job.config, dataset)
     embedder = _embedder(job.workdir, job.config, reduce=False)  # as --mode=eval, whose numbers it repeats
+    if not report_page.evaluated(job.workdir, embedder.step, embedder.run.name):
+        evaluate(job.config, job.workdir, dataset, thorough=True)
     print(f'{report_page.write(embedder, dataset)} shows the run')
 
 
@@ -172,23 +181,10 @@ def prepare(job: Job) -> None:
 
 def describe(job: Job) -> None:
     """Prints layers, parameter counts and the memory that training needs."""
+    from sreml_jax import recipe
     from sreml_jax.describe import describe
 
-    print(describe(job.config))
-
-
-def _own_config(mode: str, workdir: Path) -> ConfigDict:
-    """Returns the config that a mode takes where --config is not given: the run's, the index's, or none's."""
-    from sreml_jax.configs import pretrained
-    from sreml_jax.search.index import Index
-    from sreml_jax.training import checkpoint, saved_config
-
-    if not flags.WORKDIR.value:
-        if 'index' in flags.MODES[mode].needs:
-            return saved_config.restore(Index(flags.path(flags.INDEX)).about['checkpoint']['config'])
-        if mode == 'embed':
-            return pretrained.get_config()
-    return checkpoint.newest_config(workdir)
+    print(describe(recipe.fitted(job.config)))
 
 
 def _workdir_of(index: 'Index') -> str:
@@ -208,6 +204,8 @@ def _embedder(workdir: Path | str | None, config: ConfigDict, *, reduce: bool = 
 
     if jax.process_count() > 1:
         raise UserError('photographs are embedded by one process, on the devices of one host; start one')
+    if reduce:  # else the mode has said more
+        start.say_first(config)
     return Embedder(workdir, config, reduce=reduce) if workdir else Embedder.pretrained(config)
 
 
@@ -238,11 +236,18 @@ def _check_run(job: Job, trained: bool = False) -> None:
 
     trained: there must be a checkpoint.
     """
+    from sreml_jax import describe, recipe
+    from sreml_jax.model.weights import torchvision
     from sreml_jax.runtime import sharding
 
     _check_writable(job.workdir)
     sharding.make(job.config)
-    if trained or any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*')):
+    begun = any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*'))
+    if not trained and not begun:
+        torchvision.check_there(job.config.weights, job.config.model_type)
+        if all(job.config[field] for field in recipe.FIELDS):
+            describe.refuse_excess(job.config)
+    if trained or begun:
         from sreml_jax.training import saved_config
         from sreml_jax.training.checkpoint import newest_config
 

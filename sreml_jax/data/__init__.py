@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
-from sreml_jax.data.dataset import Dataset
+from sreml_jax.data import held_out
+from sreml_jax.data.dataset import Dataset, Extent, images_per_epoch
+from sreml_jax.data.held_out import HeldOut
+from sreml_jax.data.sources import layout
 from sreml_jax.data.tensorflow_import import import_tensorflow
 from sreml_jax.runtime.errors import UserError, did_you_mean
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TABLES = ('.csv', '.parquet')  # that list a user's own images
 NAMES = ('car', 'cub', 'sop', 'isc', 'folder', 'glyphs')
 
 
@@ -29,7 +33,8 @@ def load(config: ConfigDict) -> Dataset:
     builder = prepared(config)
     from sreml_jax.data.pipeline import TfdsDataset
 
-    return TfdsDataset(builder, config)
+    dataset = TfdsDataset(builder, config)
+    return HeldOut(dataset, config.validation_share) if config.validation_share else dataset
 
 
 def prepared(config: ConfigDict) -> 'RetrievalBuilder':
@@ -43,13 +48,25 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
         raise UserError(f"crop_type is {config.crop_type!r}; it must be 'uncropped' or 'cropped'.")
     import_tensorflow()
     source = Path() if name == 'glyphs' else _source(config)
-    builder = getattr(importlib.import_module(f'sreml_jax.data.sources.{name}'), name.capitalize())(
-        source, config
-    )
+    kind = 'table' if source.is_file() else name
+    module = importlib.import_module(f'sreml_jax.data.sources.{kind}')
+    builder = getattr(module, kind.capitalize())(source, config)
     builder.prepare()
     for note in builder.info.metadata['notes']:
         log.warning('%s: %s.', name, note)
     return builder
+
+
+def extent(config: ConfigDict) -> Extent:
+    """Prepares the dataset where it is not yet, and returns how much it has to train on; see `load`."""
+    metadata = prepared(config).info.metadata
+    labels = np.unique(metadata['labels']['train'], return_inverse=True)[1]
+    if config.validation_share:
+        labels = labels[~np.isin(labels, held_out.choose(int(labels.max()) + 1, config.validation_share))]
+        labels = np.unique(labels, return_inverse=True)[1]
+    sides = (metadata['width']['train'] + metadata['height']['train']) / 2
+    images = images_per_epoch(labels, config.max_images_per_class)
+    return Extent(images, int(labels.max()) + 1, round(sides / len(metadata['labels']['train'])))
 
 
 def summary(config: ConfigDict) -> str:
@@ -92,13 +109,24 @@ def _source(config: ConfigDict) -> Path:
     """
     folder = Path(config.data_dir).expanduser()
     own = folder if config.data_name == 'folder' else folder / config.data_name
+    if own.is_file() and config.data_name == 'folder':
+        if own.suffix.lower() in TABLES:
+            return own
+        raise UserError(
+            f'{own} is a file; --config.data_dir takes a folder of images, or a .csv or .parquet file with '
+            'the columns path and label'
+        )
     if config.download and not own.is_dir() and not (folder.is_dir() and any(folder.iterdir())):
         return own  # to be made
     source = own if own.is_dir() else folder
     if source.is_dir() and any(source.iterdir()):
         return source
-    fault = f'the folder {source} is empty' if source.is_dir() else f'there is no folder {source}'
-    if config.data_name == 'folder':
-        raise UserError(f'{fault}; give that of your images as --config.data_dir=DIR')
-    advice = importlib.import_module(f'sreml_jax.data.sources.{config.data_name}').ADVICE
-    raise UserError(f'{fault}, in which {config.data_name} could lie: {advice}')
+    if config.data_name != 'folder':
+        advice = importlib.import_module(f'sreml_jax.data.sources.{config.data_name}').ADVICE
+        raise layout.absent(config.data_name, source, advice)
+    kind = 'file' if source.suffix.lower() in TABLES else 'folder'
+    fault = f'the folder {source} is empty' if source.is_dir() else f'there is no {kind} {source}'
+    raise UserError(
+        f'{fault}; give that of your images as --config.data_dir=DIR, or a .csv or .parquet file that '
+        'lists them'
+    )

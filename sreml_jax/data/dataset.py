@@ -3,6 +3,7 @@
 import abc
 import collections
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,20 @@ Batch = dict[str, np.ndarray]
 
 # RGB of ImageNet's training images, in 0..1: torchvision's weights expect images normalized by it.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Extent(NamedTuple):
+    """How much there is to train on.
+
+    Attributes:
+      images: of an epoch.
+      classes: of these images.
+      side: mean of their widths and heights, in pixels.
+    """
+
+    images: int
+    classes: int
+    side: int
 
 
 class Dataset(abc.ABC):

@@ -15,6 +15,9 @@ from sreml_jax.data import decode
 from sreml_jax.data.tensorflow_import import import_tensorflow
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.text import printable
+
+_SHOWN = 5  # names of files that are no pictures
 
 
 class Found(NamedTuple):
@@ -82,6 +85,7 @@ class Pattern:
             first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
             self._parts = (*parts[first:], '*') if parts[-1] == '**' else parts[first:]
         self.base = Path(*parts[:first])
+        self.others, self._shown = 0, list[str]()
 
     def matches(self, path: str) -> bool:
         """Returns whether an absolute path matches, even if the file does not exist."""
@@ -104,8 +108,17 @@ class Pattern:
         A folder that cannot be read is yielded itself, with the problem. Only the names of one folder and of
         those above it are in memory.
         """
+        self.others, self._shown = 0, []
         if self.base.is_dir():
             yield from self._walk(str(self.base), (), frozenset())
+
+    def left_out(self) -> str:
+        """Returns a sentence on the files that are no pictures, which `find` has passed over, or ''."""
+        if not self.others:
+            return ''
+        names = ', '.join(printable(os.path.relpath(path, self.base), 80) for path in self._shown)
+        more = ', ...' if self.others > len(self._shown) else ''
+        return f'{self.others:,} files are no pictures and are left out: {names}{more}'
 
     def _walk(self, folder: str, below: tuple[str, ...], above: frozenset) -> Iterator[Found]:
         files: list[str] = []
@@ -122,10 +135,14 @@ class Pattern:
             yield _found(f'{folder}/', None, f'{folder}: {error.strerror}')
             return
         for name in sorted(files):
-            if self._match((*below, name), self._parts) and (
-                self._is_file or name.lower().endswith(decode.SUFFIXES)
-            ):
-                yield _found(os.path.join(folder, name), below[-1] if below else None)  # noqa: PTH118
+            if not self._match((*below, name), self._parts):
+                continue
+            path = os.path.join(folder, name)  # noqa: PTH118
+            if self._is_file or name.lower().endswith(decode.SUFFIXES):
+                yield _found(path, below[-1] if below else None)
+            else:
+                self.others += 1
+                self._shown.extend([_found(path, None).path] if len(self._shown) < _SHOWN else [])
         above = above | {(state.st_dev, state.st_ino)}
         for name in sorted(folders):
             if self._may_hold((*below, name)):

@@ -12,6 +12,7 @@ from scipy.ndimage import uniform_filter1d
 
 from sreml_jax.drawing import thumbnails
 
+NAMES = ('loss', 'accuracy', 'validation_recall')
 _SHARE = 25  # the running mean covers a 25th of the curve
 _INK, _LINE, _FAINT = '#5b6470', '#1f5fa8', '#b9d0ea'
 
@@ -54,7 +55,7 @@ class Curve(NamedTuple):
         return thumbnails.data_uri(file.getvalue(), 'image/svg+xml')
 
 
-def read(path: Path, names: tuple[str, ...] = ('loss', 'accuracy')) -> list[Curve]:
+def read(path: Path, names: tuple[str, ...] = NAMES) -> list[Curve]:
     """Returns the curves of a metrics.jsonl, without those that have no value; an incomplete line ends it."""
     lines = []
     if path.exists():

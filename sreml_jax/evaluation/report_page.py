@@ -45,13 +45,13 @@ def write(embedder: Embedder, dataset: Dataset) -> Path:
     embeddings = {split: embedder.split(dataset, split) for split in dict.fromkeys(splits)}
     query, gallery = (embeddings[split] for split in splits)
     retrieved = Retrieved.of(dataset, query, gallery, _NEIGHBORS, embedder.devices)
-    pictures = _Pictures(dataset)
+    pictures, shown = _Pictures(dataset), _result(embedder, dataset, retrieved)
     page = template.render(
         'report.html',
         name=workdir.resolve().name,
         step=step,
-        result=_result(embedder, dataset, retrieved),
-        **_from_evaluation(workdir, step, embedder.run.name),
+        result=shown,
+        **_from_evaluation(workdir, step, shown),
         curves=curves.read(workdir / 'metrics.jsonl'),
         hardest=_hardest(retrieved, pictures),
         best=_rows(retrieved, retrieved.best(_QUERIES), pictures),
@@ -108,16 +108,30 @@ def _result(embedder: Embedder, dataset: Dataset, retrieved: Retrieved) -> resul
     )
 
 
-def _from_evaluation(workdir: Path, step: int, name: str) -> dict[str, Any]:
-    """Returns what results.json adds, if it belongs to this step and embedding."""
-    found: dict[str, Any] = {'raw_pixels': {}, 'members': [], 'members_picture': '', 'shrunk': []}
+def evaluated(workdir: Path, step: int, embedding: str) -> bool:
+    """Whether results.json has all that the page shows of this step and embedding (see `Run.name`)."""
+    return 'map_at_r' in _results(workdir, step, embedding)
+
+
+def _results(workdir: Path, step: int, embedding: str) -> dict[str, Any]:
+    """Returns what results.json holds, if that belongs to this step and embedding, else {}."""
     try:
         results = json.loads((workdir / 'results.json').read_text())
     except (OSError, ValueError):
-        return found
-    if (results.get('step'), results.get('embedding')) != (step, name):
-        return found
-    found['raw_pixels'] = {int(k): v for k, v in results.get('raw_pixels_recall', {}).items()}
+        return {}
+    return results if (results.get('step'), results.get('embedding')) == (step, embedding) else {}
+
+
+def _from_evaluation(workdir: Path, step: int, shown: result.Result) -> dict[str, Any]:
+    """Returns what results.json adds, if it belongs to this step and to the result that is shown."""
+    results = _results(workdir, step, shown.embedding)
+    recall = {int(k): v for k, v in results.get('recall', {}).items()}
+    if any(recall[k] != shown.recall[k] for k in recall.keys() & shown.recall.keys()):
+        results = {}
+    found: dict[str, Any] = {'baselines': {}, 'precision': {}, 'members_picture': ''}
+    for name, baseline in results.get('baselines', {}).items():
+        found['baselines'][name] = {int(k): v for k, v in baseline.items()}
+    found['precision'] = {key: results[key] for key in ('map_at_r', 'r_precision') if key in results}
     found['members'] = results.get('members_curve', [])
     found['shrunk'] = results.get('shrunk', [])
     picture = workdir / 'members_curve.png'

@@ -121,6 +121,11 @@ def dimensions_table(reduced: Sequence[Reduced]) -> str:
     return '\n'.join([*lines, 'fewer dimensions: --config.embedding_dim=N; fewer bytes: --storage', ''])
 
 
+def by_name(recall: dict[int, float]) -> dict[str, float]:
+    """Returns the recalls by K as JSON names them."""
+    return {str(k): v for k, v in recall.items()}
+
+
 def write_results(path: Path, result: Result, **more: object) -> None:
     """Writes results.json: the recalls as fractions by K, the protocol and its counts.
 
@@ -130,13 +135,13 @@ def write_results(path: Path, result: Result, **more: object) -> None:
     Args:
       path: of the file, which is replaced atomically.
       result: the model's.
-      **more: further entries as JSON: the step, the members curve, the raw pixels' recall, ...
+      **more: further entries as JSON: the step, the members curve, the baselines' recall, ...
 
     Raises:
       RunError: the file cannot be written, for example on a full disk; the old one stays.
     """
     entries = dataclasses.asdict(result) | more
-    recall = {str(k): v for k, v in entries.pop('recall').items()}
+    recall = by_name(entries.pop('recall'))
     written = json.loads(json.dumps({'recall': recall, **entries}))  # as a reader will get it
     written |= _further(path, written)
     with files.atomic_write(path) as temporary:

@@ -28,12 +28,22 @@ def free_memory() -> int:
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable:'))
     except (OSError, StopIteration):
         return 0
+    return min([free, *_allowed()])
+
+
+def _allowed() -> list[int]:
+    """Returns what a container's or a job's own limit leaves, in bytes; nothing where there is none."""
     group = Path('/sys/fs/cgroup')
-    try:  # a container's or a job's own limit
-        limit, used = ((group / f'memory.{x}').read_text().strip() for x in ('max', 'current'))
-        return free if limit == 'max' else min(free, max(int(limit) - int(used), 0))
-    except OSError:
-        return free
+    for limit, used, cache in (
+        ('memory.max', 'memory.current', 'inactive_file'),
+        ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes', 'total_inactive_file'),  # version 1
+    ):
+        with contextlib.suppress(OSError, ValueError):  # 'max' is no number
+            left = int((group / limit).read_text()) - int((group / used).read_text())
+            stat = (group / used).with_name('memory.stat').read_text().split()
+            cached = int(stat[stat.index(cache) + 1])  # files that the kernel drops when memory runs short
+            return [max(left + cached, 0)]
+    return []
 
 
 def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:

@@ -6,6 +6,9 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
+
+GRACE = 3.0  # seconds; then a signal that the main thread does not notice, being in C, ends the process
 
 
 class Signals:
@@ -20,7 +23,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
-        self._held = False
+        self._held = self._at_once = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
         arrived, sent = os.pipe()
@@ -37,9 +40,24 @@ class Signals:
         count = 0
         while True:
             for number in os.read(arrived, 64):
-                count += signal.getsignal(number) == self._handle  # else another's, such as the web server's
+                if signal.getsignal(number) != self._handle:  # another's, such as the web server's
+                    continue
+                count += 1
                 if count == 2:
                     os._exit(128 + number)
+                if self._at_once:
+                    self._end(number)
+                timer = threading.Timer(GRACE, self._end_unnoticed, (number,))
+                timer.daemon = True
+                timer.start()
+
+    def _end_unnoticed(self, number: int) -> None:
+        if not self.received and not self._held:
+            self._end(number)
+
+    def _end(self, number: int) -> NoReturn:
+        os.write(2, b'stopped\n')
+        os._exit(128 + number)
 
     def _handle(self, number: int, frame: object) -> None:
         if self.received:
@@ -58,6 +76,15 @@ class Signals:
             yield
         finally:
             self._held = False
+
+    @contextlib.contextmanager
+    def ending_at_once(self) -> Iterator[None]:
+        """While inside, the first signal ends the process at once: a compilation has nothing to save."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     def leave(self, message: str) -> None:
         """Ends the program with the signal's exit code if one was received."""

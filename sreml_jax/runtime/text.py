@@ -4,6 +4,7 @@ import unicodedata
 
 # They turn the reading direction, so that a name reads as another one.
 _DIRECTIONS = frozenset('\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069')
+LONGEST = 4_000  # characters of a sentence, whatever it quotes
 _NO_TEXT = ('Cc', 'Cs', 'Zl', 'Zp')  # control characters, surrogates, line and paragraph separators
 
 
@@ -25,6 +26,11 @@ def printable(text: object, limit: int | None = 200) -> str:
         if limit is not None:
             shown = _shortened(shown, limit)
     return shown
+
+
+def quoted(value: object) -> str:
+    """Returns a value as Python writes it, on one line, and not all of it if it is long."""
+    return printable(repr(value))
 
 
 def _shortened(text: str, limit: int) -> str:

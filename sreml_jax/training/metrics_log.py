@@ -88,6 +88,18 @@ class MetricsLog:
             rates = {'learning_rate': float(self._rate(number - 1))}
             self._writer.write(number, {**scalars, **rates, **({'skipped': 1.0} if skipped else {})})
 
+    def compiling(self) -> None:
+        """Shows that the first step is compiled; neither rate nor time left counts that."""
+        if self._progress:
+            self._progress.say('XLA compiles the training step, which can take minutes')
+
+    def add_validation(self, number: int, recall: float) -> None:
+        """Shows and writes the Recall@1 (0..1) on the held-out classes after step `number`."""
+        self.flush()
+        if self._writer and self._progress:
+            self._progress.note(f'R@1 {100 * recall:.1f}%')
+            self._writer.write(number, {'validation_recall': recall})
+
     def check(self, number: int, state: step.TrainState) -> None:
         """Flushes, and raises RunError if the state after step `number`, to be saved now, is not finite."""
         self.flush()

@@ -94,6 +94,7 @@ class Progress:
     def __init__(self, epochs: Epochs, first_step: int, batch_size: int):
         self._epochs, self._first, self._batch = epochs, first_step, batch_size
         self._averages: dict[str, float] = {}
+        self._notes: list[str] = []
         self._images = ImageProgress(self._done(epochs.last), self._done(first_step))
 
     def _done(self, step: int) -> int:
@@ -105,9 +106,23 @@ class Progress:
         for name, value in scalars.items():
             before = self._averages.get(name, value)
             self._averages[name] = before + (value - before) / min(50, step - self._first)
-        text = f'epoch {self._epochs.of(step)}/{self._epochs.number}  '
-        text += '  '.join(f'{name} {value:.4f}' for name, value in self._averages.items())
-        self._images.show(self._done(step), text, f'step {step}/{self._epochs.last}  {text}')
+        epoch = f'epoch {self._epochs.of(step)}/{self._epochs.number}'
+        short, long = (
+            sep.join(
+                [*(f'{name} {value:.{digits}f}' for name, value in self._averages.items()), *self._notes]
+            )
+            for sep, digits in ((' ', 3), ('  ', 4))
+        )
+        line = f'step {step}/{self._epochs.last}  {epoch}  {long}'
+        self._images.show(self._done(step), epoch, line, short)
+
+    def say(self, text: str) -> None:
+        """Shows what is under way before the first step is done."""
+        self._images.say(text)
+
+    def note(self, text: str) -> None:
+        """Shows a text beside the scalars from the next step on, in place of the one before."""
+        self._notes = [text]
 
     def close(self) -> None:
         """Ends the bar."""

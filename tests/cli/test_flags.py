@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import forked
 from support.paths import ROOT
 
 import sreml_jax
@@ -29,27 +30,33 @@ def refused(*arguments: str, cwd: Path = ROOT, **environment: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (['--config.bath_size=3'], "config has no field 'bath_size' (did you mean batch_size"),
-        (['--config.batch_size=many'], 'error: --config.batch_size=many is not a whole number\n'),
-        (['--config.learning_rate=1e-'], 'error: --config.learning_rate=1e- is not a number\n'),
-        (['--config.remat=maybe'], 'error: --config.remat=maybe is not true or false\n'),
-        (['--config.model_type=resnet19'], 'choose one of resnet18, resnet34, resnet50, resnext50_32x4d'),
-        (['--config=configs/cup.py'], 'configs/cub.py'),
-        (['--mode=trian'], 'flag --mode=trian: value should be one of <train|eval|embed|'),
-        (['--wrokdir=x'], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
-        (['train'], "'train' is no option"),
-        (['--workdir=/dev/null/run'], '/dev/null is not a folder'),
-        (['--mode=eval', '--workdir=/proc'], 'holds no checkpoint'),
-        (['--config.gpu_ids=0,99'], 'this machine has devices 0'),
-    ],
-)
-def test_a_mistake_on_the_command_line(arguments, message, tmp_path):
-    if not any(a.startswith(('--workdir', '--wrokdir')) for a in arguments):
-        arguments = [*arguments, f'--workdir={tmp_path / "run"}']
-    assert message in refused(*arguments, HOME=str(tmp_path))  # prepared data would lie under it
+MISTAKES = [
+    (['--config.bath_size=3'], "config has no field 'bath_size' (did you mean batch_size"),
+    (['--config.batch_size=many'], 'error: --config.batch_size=many is not a whole number\n'),
+    (['--config.learning_rate=1e-'], 'error: --config.learning_rate=1e- is not a number\n'),
+    (['--config.remat=maybe'], 'error: --config.remat=maybe is not true or false\n'),
+    (['--config.model_type=resnet19'], 'choose one of resnet18, resnet34, resnet50, resnext50_32x4d'),
+    (['--config=configs/cup.py'], 'configs/cub.py'),
+    (['--mode=trian'], 'flag --mode=trian: value should be one of <train|eval|embed|'),
+    (['--wrokdir=x'], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
+    (['train'], "'train' is no option"),
+    (['--workdir=/dev/null/run'], '/dev/null is not a folder'),
+    (['--mode=eval', '--workdir=/proc'], 'holds no checkpoint'),
+    (['--config.gpu_ids=0,99'], 'this machine has devices 0'),
+]
+
+
+def test_a_mistake_on_the_command_line(tmp_path):
+    jobs = []
+    for arguments, _ in MISTAKES:
+        if not any(a.startswith(('--workdir', '--wrokdir')) for a in arguments):
+            arguments = [*arguments, f'--workdir={tmp_path / "run"}']
+        # Prepared data would lie under HOME.
+        jobs.append({'argv': arguments, 'environment': {'HOME': str(tmp_path)}, 'light': True})
+    for (arguments, message), (code, output, errors) in zip(MISTAKES, forked.run(ROOT, jobs), strict=True):
+        assert (code, output) == (2, ''), (arguments, errors)
+        assert errors.startswith('error: ') and errors.count('\n') == 1, (arguments, errors)
+        assert message in errors, arguments
     assert not list(tmp_path.iterdir())
 
 

@@ -64,6 +64,20 @@ def test_files_of_a_pattern(tree, pattern, names):
     assert sorted(matching) == sorted(found)
 
 
+def test_files_that_are_no_pictures_are_counted_and_named(tree):
+    for i in range(6):
+        (tree / 'cats' / f'{i}.txt').touch()
+    pattern = Pattern(str(tree))
+    for _ in range(2):  # each time anew
+        assert len(list(pattern.find())) == 6
+        assert pattern.left_out() == (
+            '7 files are no pictures and are left out: notes.txt, cats/0.txt, cats/1.txt, cats/2.txt, '
+            'cats/3.txt, ...'
+        )
+    named = Pattern(str(tree / '*' / '*.png'))  # nobody asked for those of other names
+    assert list(named.find()) and not named.left_out()
+
+
 def test_a_file_that_is_gone_still_matches(tree):
     assert Pattern(str(tree / 'gone.jpg')).matches(str(tree / 'gone.jpg'))
     assert Pattern(str(tree / 'gone')).matches(str(tree / 'gone' / 'x.jpg'))

@@ -1,6 +1,7 @@
 """report.html: its contents, and that names cannot inject code."""
 
 import html
+import json
 import re
 import shutil
 import sys
@@ -14,8 +15,12 @@ from sreml_jax import data
 from sreml_jax.cli import modes
 from sreml_jax.embedder import Embedder
 from sreml_jax.evaluation import report_page
+from sreml_jax.evaluation.result import Result
+from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.training.checkpoint import newest_config
+
+LABELS = np.zeros(2, int)
 
 
 @pytest.fixture(scope='module')
@@ -52,8 +57,10 @@ def test_recall_is_that_of_the_checkpoint(embedder, page):
     labels = dataset.labels['test']
     right = labels[np.argsort(-similarity, 1)] == labels[:, None]
     shown = section(page, 'recall') + ' '
-    for k, pixels in ((1, '12.50%'), (2, '25.00%'), (4, '')):
-        assert f' {k} {100 * right[:, :k].any(1).mean():.2f}% {pixels}' in shown
+    for k, others in ((1, '12.50% 18.75%'), (2, '25.00%'), (4, '')):
+        assert f' {k} {100 * right[:, :k].any(1).mean():.2f}% {others}' in shown
+    assert 'raw pixels random resnet18, pooled 1 ' in shown
+    assert '<dt>MAP@R</dt><dd>43.75%</dd>' in page and '<dt>R-precision</dt><dd>56.25%</dd>' in page
     assert 'each of 42 images against the 41 others; 8 classes' in page
 
 
@@ -76,7 +83,13 @@ def test_fewer_dimensions(page):
 def test_names_are_shown_and_never_run(page):
     assert STRANGE not in page and '<b>odd' not in page
     assert html.escape(STRANGE).replace('&quot;', '&#34;') in page
-    assert page.count('<circle') == 42
+    assert page.count('<circle') == 42 + 2  # and two of the key
+
+
+def test_the_map_has_a_legend(page):
+    shown = section(page, 'map')
+    assert all(f' {name} ' in f'{shown} ' for name in (STRANGE, *map(str, range(9, 16))))
+    assert 'its nearest neighbor is of its class it is of another class' in shown
 
 
 def test_nothing_is_fetched(page):
@@ -85,13 +98,27 @@ def test_nothing_is_fetched(page):
 
 
 def test_an_evaluation_of_another_step_or_embedding_is_not_shown(workdir, tmp_path):
-    def shown(folder, *of):
-        return report_page._from_evaluation(folder, *of)['raw_pixels']
+    def shown(folder, step, name, recall=0.5):
+        own = Result.of(
+            np.array([0, 1]),
+            (1,),
+            Protocol(LABELS, LABELS, True),
+            dataset='d',
+            crop='uncropped',
+            embedding=name,
+        )
+        own.recall[1] = recall
+        return report_page._from_evaluation(folder, step, own)['baselines'].get('raw pixels', {})
 
     name = 'resnet18 x 2'
+    assert report_page.evaluated(workdir, 0, name) and not report_page.evaluated(workdir, 1, name)
     assert shown(workdir, 0, name) == {1: 0.125, 2: 0.25}
     assert shown(workdir, 1, name) == {}
     assert shown(workdir, 0, f'{name}, pooled') == {}
+    results = json.loads((workdir / 'results.json').read_text()) | {'recall': {'1': 0.25}}
+    (tmp_path / 'results.json').write_text(json.dumps(results))
+    assert shown(tmp_path, 0, name, 0.25) and not shown(tmp_path, 0, name, 0.75)
+    (tmp_path / 'results.json').unlink()
     assert shown(tmp_path, 0, name) == {}
     (tmp_path / 'results.json').write_text('{')
     assert shown(tmp_path, 0, name) == {}

@@ -4,6 +4,7 @@
 import argparse
 
 import compile as subject
+import kernels
 import pytest
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
@@ -35,7 +36,7 @@ ENTRY %main (a: bf16[8,16], b: bf16[16,4], w: f32[4,4]) -> (f32[4,4], pred[]) {
 
 def test_kernels_of_a_program():
     a, b, y, w = 8 * 16 * 2, 16 * 4 * 2, 8 * 4 * 2, 4 * 4 * 4  # bytes of each array
-    assert list(subject.kernels(PROGRAM)) == [
+    assert list(kernels.kernels(PROGRAM)) == [
         ('product, fused', 'forward, layer3, conv', a + b + y),
         ('__cudnn$convForward', 'backward, layer2, conv', y + b + y + 100),
         ('copy', 'forward, trunk, bn', y + y),
@@ -45,7 +46,7 @@ def test_kernels_of_a_program():
 
 def test_a_program_without_entry_is_refused():
     with pytest.raises(ValueError, match='no entry'):
-        list(subject.kernels('HloModule nothing'))
+        list(kernels.kernels('HloModule nothing'))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_a_program_without_entry_is_refused():
     ],
 )
 def test_parts_of_the_bytes(place, part):
-    assert subject.part_of(place) == part
+    assert kernels.part_of(place) == part
 
 
 def test_the_config_is_the_one_of_the_flags():

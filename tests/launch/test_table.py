@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
+import table
 import table_text
 from support.paths import ROOT, SHARED
 from support.tables import run, wait_for
@@ -85,6 +88,31 @@ def test_table_of_parameters():
     text = table_text.parameter_table(cells, lambda cell: numbers[cell.dataset])
     assert '| CARS196  | 529,365,376 (529,365,376, 0)  | 529,365,376 (1,011,079,808, -481,714,432) |' in text
     assert '| In-shop  | 533,797,690 (533,797,696, -6) | 533,797,690 (/) ' in text
+
+
+def test_a_dataset_that_is_not_there_is_said_once(tmp_path, capsys, monkeypatch):
+    class NoData:
+        """A folder whose cells all end for want of In-shop."""
+
+        started: ClassVar[list] = []
+
+        def log(self, cell):
+            return tmp_path / 'log'
+
+        def start(self, cell, lock):
+            self.started.append(cell)
+            return SimpleNamespace(pid=1, returncode=2, poll=lambda: 2)
+
+        def end(self, cell, code):
+            reason = 'no copy of isc lies in data: fetch it' if cell.dataset == 'isc' else 'something else'
+            return State('failed', reason=reason)
+
+    monkeypatch.setattr(table.signal, 'signal', lambda *_: None)
+    cells = [Cell(data, 'uncropped', b) for b in ('resnet18', 'resnet34') for data in ('isc', 'sop')]
+    with table.locked(tmp_path) as lock:
+        table.run(NoData(), cells, lock)
+    assert NoData.started == [cells[0], cells[1], cells[3]]
+    assert capsys.readouterr().err.count('no copy of isc') == 1
 
 
 def test_stopped_resumed_and_a_cell_that_failed(tmp_path):

@@ -53,13 +53,33 @@ TRAIN = """
 from sreml_jax import train
 made = train.step.make_train_step
 def make(*args, **options):
-    step = made(*args, **options)
-    def first(*args):
-        send(signal.SIGTERM, 0.0)
+    step, calls = made(*args, **options), []
+    def signalled(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            send(signal.SIGTERM, 0.0)
         return step(*args)
-    return first
+    return signalled
 train.step.make_train_step = make
 train.train(tiny_config(num_epochs=10_000), Path('run'), tiny_dataset(), signals)
+"""
+COMPILE_STEP = """
+import hashlib
+from sreml_jax import train
+def make(*args, **options):
+    def step(*args):
+        send(signal.SIGINT, 0.5)
+        hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)
+    return step
+train.step.make_train_step = make
+train.train(tiny_config(), Path('begun'), tiny_dataset(), signals)
+"""
+IN_C = """
+import hashlib
+from sreml_jax.runtime import signals as module
+module.GRACE = 0.5
+send(signal.SIGTERM, 0.1)
+hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)
 """
 EVALUATE = """
 from sreml_jax.embedder import Embedder
@@ -78,7 +98,8 @@ embedder.split(dataset, 'test')
 
 def test_each_signal_ends_the_program_by_its_code_and_a_sentence(tmp_path):
     jobs = [{'code': BEGIN + work} for work in (SECOND, COMPILE, PREPARE, TRAIN, EVALUATE)]
-    second, compiling, preparing, training, evaluating = forked.run(tmp_path, jobs)
+    jobs += [{'code': BEGIN + work} for work in (COMPILE_STEP, IN_C)]
+    second, compiling, preparing, training, evaluating, at_once, in_c = forked.run(tmp_path, jobs)
     assert second == [143, '', '']
     assert compiling == [130, '', 'stopped\n']
     assert preparing == [143, '', 'stopped\n']
@@ -88,3 +109,7 @@ def test_each_signal_ends_the_program_by_its_code_and_a_sentence(tmp_path):
     assert 'and saved; the same command goes on from there' in errors.splitlines()[-1]
     assert list((tmp_path / 'run' / 'checkpoints').iterdir())
     assert evaluating == [130, '', 'stopped\n']
+    code, _, errors = at_once
+    assert (code, errors.splitlines()[-1]) == (130, 'stopped')
+    assert not list((tmp_path / 'begun').rglob('checkpoints/*'))
+    assert in_c == [143, '', 'stopped\n']

@@ -1,8 +1,11 @@
 """Names as they are printed."""
 
+import logging
+
 import pytest
 
-from sreml_jax.runtime.text import printable
+from sreml_jax import main
+from sreml_jax.runtime.text import LONGEST, printable, quoted
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,15 @@ def test_the_middle_of_a_long_text_is_left_out():
     for limit in (1, 2, 3, 50):
         assert len(printable('\x1b' * 5_000, limit)) == limit
     assert len(printable('y' * 5_000)) == 200
+
+
+def test_a_value_is_quoted_as_python_writes_it():
+    assert quoted('a\x1bb') == r"'a\x1bb'" and quoted((1, 2.5)) == '(1, 2.5)'
+    assert len(quoted('x' * 5_000)) == 200 and quoted('x' * 5_000)[-1] == "'"
+
+
+@pytest.mark.parametrize('name', ['a\x1b[2Jb', 'two\nlines', 'x' * 5_000])
+def test_a_log_line_is_one_line_without_terminal_escapes(name):
+    record = logging.LogRecord('sreml_jax', logging.WARNING, '', 0, '%s is a class', (name,), None)
+    line = main.OneLine('%(message)s').format(record)
+    assert line.endswith(' is a class') and line.isprintable() and len(line) <= LONGEST

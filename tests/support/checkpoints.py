@@ -1,5 +1,10 @@
 """Small training states, and checkpoints of them."""
 
+import atexit
+import functools
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -8,6 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+import sreml_jax
 from sreml_jax import resume
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.run import Run
@@ -45,13 +51,69 @@ def abstract(state: TrainState) -> TrainState:
 
 
 def saved(workdir: Path, *steps: int) -> list[TrainState]:
-    """Saves the states of these steps, and returns them."""
+    """Puts checkpoints of the states of these steps into the workdir, and returns the states."""
+    folder, states = _saved_once(steps)
+    shutil.copytree(folder, workdir, dirs_exist_ok=True)
+    return states
+
+
+@functools.cache
+def _saved_once(steps: tuple[int, ...]) -> tuple[Path, list[TrainState]]:
+    folder = Path(tempfile.mkdtemp(prefix='sreml-test-'))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     states = [state_at(step, mesh_of(1)) for step in steps]
-    checkpoints = Checkpoints(workdir, kept=len(steps))
+    checkpoints = Checkpoints(folder, kept=len(steps))
     for state in states:
         checkpoints.save(state, TABLE + int(state.step), tiny_config(num_epochs=int(state.step)), PROGRESS)
     checkpoints.close()
-    return states
+    return folder, states
+
+
+def read_all(checkpoints: Checkpoints):
+    """What training reads of a checkpoint, in its order."""
+
+    def read(step):
+        config, progress = checkpoints.config(step), checkpoints.progress(step)
+        versions = checkpoints.versions(step)
+        return config, progress, versions, checkpoints.meta_table(step), checkpoints.state(step, like(step))
+
+    def like(step):
+        return abstract(state_at(step, mesh_of(1)))
+
+    return read
+
+
+def assert_whole(found, state: TrainState) -> None:
+    config, progress, versions, table, restored = found
+    step = int(state.step)
+    assert config == tiny_config(num_epochs=step)
+    assert progress == PROGRESS
+    assert versions['sreml_jax'] == sreml_jax.__version__
+    np.testing.assert_array_equal(table, TABLE + step)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def largest(folder: Path) -> Path:
+    return max((p for p in folder.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def tree(folder: Path) -> list[Path]:
+    return sorted(p.relative_to(folder) for p in folder.rglob('*'))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def flip(path: Path, at: int) -> None:
+    """Changes one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[at // 8] ^= 1 << at % 8
+    path.write_bytes(content)
 
 
 def untrained(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:

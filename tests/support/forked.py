@@ -2,6 +2,7 @@
 
 Reads a JSON list of jobs, writes a JSON list of (exit code, output, error) in their order. A job is
 {'argv': [...]} for the program, with 'check': true to parse and check it only; or {'code': '...'} for Python.
+It may have an 'environment' of its own. If each job only checks or is 'light', tensorflow is not imported.
 """
 
 import json
@@ -38,7 +39,10 @@ def main() -> None:
     jobs = json.load(sys.stdin)
     import sreml_jax.cli.validation
 
-    if not all(job.get('check') for job in jobs):
+    if not all(job.get('check') or job.get('light') for job in jobs):
+        from sreml_jax.data.tensorflow_import import import_tensorflow
+
+        import_tensorflow()
         import sreml_jax.data.pipeline
         import sreml_jax.evaluate
         import sreml_jax.export
@@ -74,19 +78,20 @@ def work(job: dict, output: int, error: int) -> None:
 
 def do(job: dict) -> int | None:
     """Does one job; returns its exit code."""
+    os.environ.update(job.get('environment', {}))
     if 'code' in job:
         exec(compile(job['code'], 'a block of README.md', 'exec'), {'__name__': '__main__'})
         return 0
     from sreml_jax import main
-    from sreml_jax.cli import flags, validation
+    from sreml_jax.cli import command_line, flags, validation
 
     sys.argv = ['sreml', *job['argv']]
     if job.get('check'):
-        flags.parse(sys.argv)
+        command_line.parse(sys.argv)
         flags.check_needed(flags.MODE.value)
         validation.check(flags.CONFIG.value)
         return 0
-    return app.run(main.main, flags_parser=flags.parse)
+    return app.run(main.main, flags_parser=command_line.parse)
 
 
 if __name__ == '__main__':

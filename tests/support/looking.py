@@ -34,7 +34,8 @@ def begun(folder: Path) -> Path:
     lines[7]['loss'] = None
     text = '\n'.join(map(json.dumps, lines))
     (folder / 'metrics.jsonl').write_text(text + '\n{"step": 61, "lo')  # cut off
-    results = {'step': 0, 'embedding': 'resnet18 x 2', 'raw_pixels_recall': {'1': 0.125, '2': 0.25}}
+    results = {'step': 0, 'embedding': 'resnet18 x 2', 'map_at_r': 0.4375, 'r_precision': 0.5625}
+    results['baselines'] = {'raw pixels': {'1': 0.125, '2': 0.25}, 'random resnet18, pooled': {'1': 0.1875}}
     points = ((1, 0.25, 0.02, 2), (2, 0.375, 0.0, 1))
     names = ('members', 'mean', 'deviation', 'subsets')
     results['members_curve'] = [dict(zip(names, point, strict=True)) for point in points]

@@ -9,6 +9,8 @@ from sreml_jax.train import train
 from sreml_jax.training import optimizer
 from sreml_jax.training.epochs import Epochs
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 
 def place(epochs):
     return {'steps_per_epoch': epochs.steps, 'offset': epochs.offset}

@@ -16,6 +16,8 @@ from sreml_jax.training import step
 from sreml_jax.training.epochs import Epochs
 from sreml_jax.training.metrics_log import MetricsLog
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 STD = np.full(3, 0.5, np.float32)
 
 

@@ -9,6 +9,8 @@ from sreml_jax.train import train
 from sreml_jax.training import step
 from sreml_jax.training.writer import Progress
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 
 @pytest.mark.parametrize(
     ('backend', 'expected'),

@@ -9,6 +9,8 @@ from support.tiny import tiny_config, tiny_dataset
 from sreml_jax import train
 from sreml_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures('few_blocks')
+
 
 @pytest.fixture
 def saves(monkeypatch):

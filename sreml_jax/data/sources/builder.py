@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from ml_collections import ConfigDict
 
-from sreml_jax.data import decode, tf_pictures
+from sreml_jax.data import complaints, decode, tf_pictures
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
@@ -58,6 +58,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version('1.1.0')
     BENCHMARK: ClassVar[dict[str, tuple[int, int]]] = {}  # split -> images and classes of its full list
+    remarks: tuple[str, ...] = ()  # of `find_examples`, on how it parts the images; every table shows them
     url_infos: ClassVar[dict] = {}  # else TFDS looks for a file of checksums beside the package
 
     def __init__(self, source: Path, config: ConfigDict):
@@ -119,6 +120,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         for split, examples in there.items():
             if not examples:
                 raise UserError(f'{self.name}: no image of the {split} split lies in {self.source}.')
+        notes += self.remarks
         if missing:
             notes.append(f'{len(missing):,} listed images are missing')
         return there, digest.hexdigest()[:16], notes
@@ -147,7 +149,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
                 with machine.locked(self.data_path.parent / 'lock'):
                     for left in self.data_path.parent.glob('incomplete.*'):
                         shutil.rmtree(left)
-                    with _quiet():
+                    with _quiet(), complaints.Watched() as self._watched:
                         self.download_and_prepare()
             except OSError as error:
                 raise UserError(
@@ -188,9 +190,11 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
             unreadable=[],
             **{total: dict.fromkeys(splits, 0) for total in ('width', 'height', 'bytes')},
         )
-        if both := len(trained & tested):
+        both = len(trained & tested)
+        if both and not self.remarks:
             self.info.metadata['notes'].append(f'{both:,} test classes are training classes too')
-        progress = tqdm.tqdm(total=len(every), desc=f'preparing {self.name}', unit=' images', disable=None)
+        shown = {'desc': f'preparing {self.name}', 'unit': ' images', 'file': self._watched.terminal}
+        progress = tqdm.tqdm(total=len(every), disable=None, **shown)
         return {
             split: self._generate_examples(split, examples, progress) for split, examples in splits.items()
         }
@@ -237,13 +241,18 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         return {
             'image': encoded,
             # Training decodes plain pictures by tensorflow, which refuses some that PIL reads.
-            'plain': plain and tf_pictures.reads(encoded, width, height),
+            'plain': plain and self._is_read_quietly(encoded, width, height),
             'box': decode.clipped(example.box or (0, 0, width, height), width, height),
             'file_name': name,
             'width': width,
             'height': height,
             'moments': np.stack([shares @ levels, shares @ levels**2]),
         }, ''
+
+    def _is_read_quietly(self, encoded: bytes, width: int, height: int) -> bool:
+        """Whether tensorflow decodes the picture, and prints nothing about it."""
+        read, complained = self._watched.complains(lambda: tf_pictures.reads(encoded, width, height))
+        return read and not complained
 
     def _judge_unreadable(self) -> None:
         """Stops the preparation, or notes what is left out, once every image was tried."""

@@ -72,6 +72,8 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
         )
         meta = train.with_name('cars_meta.mat')
         names = _names(meta, _load(meta)) if meta.exists() else {}
+    elif not any((*whole.values(), *halves.values())):
+        raise layout.absent('car', source, ADVICE)
     else:
         lacks, or_lacks = (', '.join(k for k in found if found[k] is None) for found in (whole, halves))
         raise UserError(

@@ -42,7 +42,9 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
     """
     if layout.find(source, LISTS) is None:
         archives.unpack(source, ['CUB_200_2011'])
-    lists = layout.require(source, LISTS, ADVICE)
+    lists = layout.find(source, LISTS)
+    if lists is None:
+        raise layout.absent('cub', source, ADVICE)
     root = lists.parent
     names = _read(lists, (layout.whole, layout.picture_path))
     labels = _read(layout.require(root, ['image_class_labels.txt'], ADVICE), (layout.whole, layout.whole))

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from sreml_jax.data import decode
+from sreml_jax.data.sources import split
 from sreml_jax.data.sources.builder import Example, RetrievalBuilder
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
@@ -17,7 +18,7 @@ SHOWN = 5  # names in a warning
 class Folder(RetrievalBuilder):
     """`DIR/train/<class>/*` and `DIR/test/<class>/*`, or `DIR/<class>/*`; val/ or valid/ may stand for test/.
 
-    Without these two folders, the first `config.train_fraction` of the sorted class names are for training.
+    Without these two folders, config.split_by and config.train_fraction decide what trains.
     Hidden files are ignored. Files whose suffix is not a picture's are left out, which a warning says.
     """
 
@@ -28,6 +29,11 @@ class Folder(RetrievalBuilder):
             names = ' and '.join(f'{test.name}/' for test in tests)
             raise UserError(f'{source} has {names} beside train/; keep the one to retrieve from.')
         if train.is_dir() and tests:
+            if self.options.split_by != 'classes':
+                raise UserError(
+                    f'{source} has train/ and {tests[0].name}/; split_by={self.options.split_by} is for a '
+                    'folder that has class folders only.'
+                )
             return {'train': _images(train, _classes(train)), 'test': _images(tests[0], _classes(tests[0]))}
         classes = _classes(source)
         if classes in (['train'], ['test']):
@@ -35,13 +41,8 @@ class Folder(RetrievalBuilder):
             raise UserError(
                 f'{source} has {classes[0]}/ but no {other}/; add it, or give data_dir={source / classes[0]}.'
             )
-        number = round(self.options.train_fraction * len(classes))
-        if not 0 < number < len(classes):
-            raise UserError(
-                f'train_fraction={self.options.train_fraction:g} of the {len(classes)} classes in {source} '
-                f'leaves {number} to train on and {len(classes) - number} to test on; each needs one.'
-            )
-        return {'train': _images(source, classes[:number]), 'test': _images(source, classes[number:])}
+        self.remarks = split.remarks(self.options)
+        return split.parted(_images(source, classes), self.options, source)
 
 
 def _classes(folder: Path) -> list[str]:

@@ -38,7 +38,9 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
     Raises:
       UserError: the list or the images' folder is missing, or the list is damaged.
     """
-    partition = layout.require(source, LISTS, ADVICE)
+    partition = layout.find(source, LISTS)
+    if partition is None:
+        raise layout.absent('isc', source, ADVICE)
     if layout.find(source, IMAGES) is None:
         for folder in (source / 'Img', source):
             archives.unpack(folder, ['img'])

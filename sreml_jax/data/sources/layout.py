@@ -29,6 +29,11 @@ def require(source: Path, candidates: Sequence[str], advice: str) -> Path:
     return found
 
 
+def absent(name: str, source: Path, advice: str) -> UserError:
+    """Returns the error of a folder without a copy of the benchmark `name`; it ends with `advice`."""
+    return UserError(f'no copy of {name} lies in {source.resolve()}: {advice}')
+
+
 def whole(word: str) -> int:
     """Returns the whole number of at most 18 digits that a word of a list says; raises ValueError."""
     if len(word) > 18:

@@ -45,7 +45,10 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
     """
     if layout.find(source, LISTS) is None:
         archives.unpack(source, ['Stanford_Online_Products'])
-    root = layout.require(source, LISTS, ADVICE).parent
+    lists = layout.find(source, LISTS)
+    if lists is None:
+        raise layout.absent('sop', source, ADVICE)
+    root = lists.parent
     splits = {}
     for split in ('train', 'test'):
         file = layout.require(root, [f'Ebay_{split}.txt'], ADVICE)

@@ -18,8 +18,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: the file is missing, damaged or of another format, or torch is needed and not installed.
     """
-    if not path.is_file():
-        raise UserError(f'there is no file {path}; set config.weights to an existing file, or to none')
+    refuse_missing(path)
     try:
         return READERS[path.suffix](path)
     except ImportError as error:
@@ -33,6 +32,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f'{path} cannot be read as a {path.suffix} file of named arrays{reason}: it is damaged or has '
             'another format; fetch it again, or set config.weights to another file'
         ) from error
+
+
+def refuse_missing(path: Path) -> None:
+    """Raises UserError if there is no such file."""
+    if not path.is_file():
+        raise UserError(f'there is no file {path}; set config.weights to an existing file, or to none')
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """Pretrained weights: torchvision's names and layouts, mapped to this model's variables."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.model.weights import files, hub
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
-
-log = logging.getLogger(__name__)
 
 PARAMETERS = {
     'kernel': 'weight',
@@ -86,8 +83,15 @@ def read(source: str, model: Ensemble) -> dict[str, np.ndarray]:
             f'{path} holds weights that no network can start from: {_listed(faults)}; get it again, or set '
             'config.weights to another'
         )
-    log.info('every member starts from %s; the classifiers are drawn', path)
     return weights
+
+
+def check_there(source: str, model_type: str) -> None:
+    """Raises UserError if the weights that config.weights names are not there and cannot be fetched."""
+    if source == 'imagenet':
+        hub.fetch(model_type)
+    elif source != 'none':
+        files.refuse_missing(Path(source).expanduser())
 
 
 def differences(weights: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:

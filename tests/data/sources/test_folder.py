@@ -109,7 +109,7 @@ def test_classes_on_both_sides_are_noted(tmp_path):
     ('make', 'fields', 'message'),
     [
         (lambda f: f.mkdir(), {}, 'data has no class folders'),
-        (lambda f: (f / 'a').mkdir(parents=True), {}, 'train_fraction=0.5 of the 1 classes'),
+        (lambda f: pictures.write_classes(f, 1, 2), {}, 'train_fraction=0.5 of the 1 classes'),
         (lambda f: [(f / x).mkdir(parents=True) for x in 'abc'], {}, 'class folder .*data/a has no images'),
         (lambda f: pictures.write_classes(f, 4, 1), {'train_fraction': 1.0}, 'leaves 4 to train on and 0'),
         (lambda f: pictures.write_classes(f, 4, 1), {'train_fraction': 0.0}, 'leaves 0 to train on and 4'),
@@ -121,6 +121,28 @@ def test_mistakes(tmp_path, make, fields, message):
     make(tmp_path / 'data')
     with pytest.raises(UserError, match=message):
         found(tmp_path / 'data', **fields)
+
+
+def test_a_split_by_images_is_named_in_every_table(tmp_path):
+    pictures.write_classes(tmp_path / 'data', 3, 4)
+    (tmp_path / 'data' / 'class02' / '003.png').unlink()
+    for name in ('001.png', '002.png', '003.png'):
+        (tmp_path / 'data' / 'class00' / name).unlink()
+    splits = found(tmp_path / 'data', split_by='images', train_fraction=0.75)
+    assert splits['gallery'] == splits['train']
+    assert not set(splits['query']) & set(splits['train'])
+    assert [sum(label == f'class0{i}' for label, _ in splits['train']) for i in range(3)] == [1, 3, 2]
+    assert [label for label, _ in splits['query']] == ['class01', 'class02']
+    config = default.get_config()
+    config.update(data_name='folder', data_dir=str(tmp_path / 'data'), prepared_dir=str(tmp_path / 'p'))
+    config.split_by = 'images'
+    dataset = data.load(config)
+    assert dataset.evaluation_splits == ('query', 'gallery')
+    assert [note for note in dataset.notes if "not the benchmark's protocol" in note]
+    (tmp_path / 'data' / 'class00').rename(tmp_path / 'data' / 'train')
+    (tmp_path / 'data' / 'class01').rename(tmp_path / 'data' / 'val')
+    with pytest.raises(UserError, match='has train/ and val/; split_by=images is for'):
+        found(tmp_path / 'data', split_by='images')
 
 
 @pytest.mark.skipif(not OMNIGLOT.exists(), reason=f'no {OMNIGLOT}')

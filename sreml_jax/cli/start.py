@@ -1,0 +1,66 @@
+"""What every mode begins with: its config, the devices that it may use, and its first line."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from sreml_jax.cli import flags
+from sreml_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from sreml_jax.data.dataset import Dataset
+
+log = logging.getLogger(__name__)
+
+
+def config_of(mode: str, workdir: Path, config: ConfigDict) -> ConfigDict:
+    """Returns the config of the command line, on the base of that of the run with which the mode goes on."""
+    from sreml_jax.training import checkpoint, saved_config
+
+    begun = any((workdir / 'checkpoints').glob('[0-9]*'))
+    if not flags.MODES[mode].of_run and not (mode == 'train' and begun):
+        return config
+    own, said = None, flags.config_overrides()
+    if not flags.given('config'):
+        own = _own_config(mode, workdir)
+        config = own.copy_and_resolve_references()
+        config.update_from_flattened_dict(said)
+    elif begun and (flags.WORKDIR.value or 'index' not in flags.MODES[mode].needs):
+        own = checkpoint.newest_config(workdir)
+    return saved_config.going_on(own, config, said) if own else config
+
+
+def refuse_gpu_ids() -> None:
+    """Raises UserError if the command line names GPUs, and JAX sees none."""
+    import jax
+
+    # Several CPU devices are virtual ones, which somebody numbers on purpose.
+    named = flags.config_overrides().get('gpu_ids')
+    if named and jax.default_backend() == 'cpu' and jax.device_count() == 1:
+        raise UserError(
+            'config.gpu_ids names GPUs, and JAX sees none here; leave it out to compute on the CPU, which is '
+            "slow, or install JAX for your GPU (pip install 'jax[cuda13]')"
+        )
+
+
+def say_first(config: ConfigDict, dataset: 'Dataset | None' = None, *, training: bool = False) -> None:
+    """Says on what a mode runs and how much there is to do; see `headline`."""
+    from sreml_jax.headline import headline
+
+    log.info('%s', headline(config, dataset, training=training))
+
+
+def _own_config(mode: str, workdir: Path) -> ConfigDict:
+    """Returns the config that a mode takes where --config is not given: the run's, the index's, or none's."""
+    from sreml_jax.configs import pretrained
+    from sreml_jax.search.index import Index
+    from sreml_jax.training import checkpoint, saved_config
+
+    if not flags.WORKDIR.value:
+        if 'index' in flags.MODES[mode].needs:
+            return saved_config.restore(Index(flags.path(flags.INDEX)).about['checkpoint']['config'])
+        if mode == 'embed':
+            return pretrained.get_config()
+    return checkpoint.newest_config(workdir)
