@@ -5,13 +5,14 @@ import logging
 import math
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from sreml_jax import describe
 from sreml_jax.data.dataset import Extent
 from sreml_jax.model import cost
 from sreml_jax.model.ensemble import Ensemble
-from sreml_jax.runtime import machine
+from sreml_jax.runtime import hosts, machine
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ def fitted(config: ConfigDict, extent: Extent | None = None) -> ConfigDict:
     known, config = extent or _UNKNOWN, config.copy_and_resolve_references()
     if not config.meta_class_size:
         config.meta_class_size = max(2, min(META_CLASSES, known.classes))
-    config.ensemble_size, config.image_size = _choose(config, known)
+    # Several hosts must choose alike, whatever memory each has.
+    config.ensemble_size, config.image_size = hosts.combine(np.array(_choose(config, known)), np.min).tolist()
     shown = {
         'ensemble_size': f'{config.ensemble_size} members',
         'image_size': f'{config.image_size}x{config.image_size} pixels',

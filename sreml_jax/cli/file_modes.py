@@ -38,13 +38,20 @@ def publish(job: 'Job') -> None:
     from sreml_jax import share
     from sreml_jax.embedder import Embedder
 
-    share.check_name(flags.value(flags.REPO), '--repo')
     embedder = Embedder(job.workdir, job.config, reduce=False)
     print(f'{share.publish(embedder, flags.value(flags.REPO))} has step {embedder.step:,} of {job.workdir}')
 
 
 def pull_workdir() -> None:
-    """Fetches the run of a --workdir on the hub, and lets --workdir name its place on this machine."""
+    """Fetches the run of a --workdir on the hub, and lets --workdir name its place on this machine.
+
+    Raises:
+      UserError: a name on the hub is not USER/NAME, or the run cannot be fetched.
+    """
+    if flags.REPO.value is not None:
+        from sreml_jax import share
+
+        share.check_name(flags.REPO.value, '--repo')
     if repository := flags.on_hub():
         from sreml_jax import share
 

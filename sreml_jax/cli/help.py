@@ -50,7 +50,8 @@ def text(modes: Mapping[str, 'Mode']) -> str:
 
 def explained(flag: str) -> tuple[str, str]:
     """Returns the name of the flag's value, '' if it takes none, and what the flag means."""
-    value, _, meaning = (flags.FLAGS[flag].help or '').partition(': ')
+    text = (flags.FLAGS[flag].help or '').partition(';\n')[0]  # absl adds a line to repeatable flags
+    value, _, meaning = text.partition(': ')
     return ('CHOICE', f'{value[1:-1]}: {meaning}') if value.startswith('<') else (value, meaning)
 
 

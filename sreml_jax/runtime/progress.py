@@ -25,12 +25,12 @@ class ImageProgress:
                 total=total, initial=first, unit=' images', dynamic_ncols=True, bar_format='{bar}'
             )
 
-    def say(self, text: str) -> None:
-        """Shows what is under way, such as compilation, before the first images are done."""
+    def say(self, text: str, line: bool = True) -> None:
+        """Shows what is under way before the first images are done, also as a line if `line`."""
         if self._bar is not None:
             self._bar.bar_format = _plain(text)
             self._bar.refresh()
-        else:
+        elif line:
             print(text, flush=True)
 
     def start_clock(self, done: int) -> None:

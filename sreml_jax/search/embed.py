@@ -72,7 +72,8 @@ def embed(
                 done = counts.total()
                 progress.show(done, 'embedding', f'embedding: {done:,} of {number:,} images')
 
-            for items, embeddings in _embedded(embedder, _to_embed(read, index, count)):
+            progress.say('XLA compiles the embedding', line=False)
+            for items, embeddings in _embedded(embedder, _to_embed(read, index, count), signals):
                 index.add(items, embeddings)
                 if not counts['new']:
                     progress.start_clock(counts.total() + len(items))
@@ -158,13 +159,19 @@ def _to_embed(
             yield photograph
 
 
-def _embedded(embedder: Embedder, new: Iterable[Photograph]) -> Iterator[tuple[list[Item], np.ndarray]]:
-    """Yields the pictures with their embeddings, batch by batch, while the devices compute the next."""
+def _embedded(
+    embedder: Embedder, new: Iterable[Photograph], signals: Signals | None
+) -> Iterator[tuple[list[Item], np.ndarray]]:
+    """Yields the pictures with their embeddings, batch by batch, while the devices compute the next.
+
+    A signal during the compilation for the first batch ends the program at once.
+    """
     under_way = None
     while True:
         batch = list(itertools.islice(new, embedder.batch_size))
         images = [photograph.image for photograph in batch if photograph.image is not None]
-        ahead = (batch, embedder.start(np.stack(images))) if batch else None
+        with signals.ending_at_once() if signals and not under_way else contextlib.nullcontext():
+            ahead = (batch, embedder.start(np.stack(images))) if batch else None
         if under_way:
             pictures, result = under_way
             embeddings = np.asarray(result)[: len(pictures)]

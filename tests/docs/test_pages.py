@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from PIL import Image
 from support import forked
@@ -109,6 +110,10 @@ def place(tmp_path_factory) -> Path:
     for i in range(3):
         Image.new('RGB', (20, 16), (90 * i, 40, 200)).save(folder / 'PHOTOS' / f'{i}.png')
     Image.new('RGB', (30, 20), (95, 40, 190)).save(folder / 'photo.jpg')
+    for name in ('FILE', 'QUERIES', 'GALLERY'):  # embeddings of another program
+        np.save(folder / f'{name}.npy', np.eye(4, 3) + 1)
+        (folder / f'{name}.txt').write_text('a\na\nb\nb\n')
+        (folder / f'{name}.csv').write_text('label\na\na\nb\nb\n')
     return folder
 
 
@@ -165,7 +170,9 @@ def test_own_photographs_from_training_to_the_exported_file(place):
                 argv += [*SMALL, '--config.prepared_dir=prepared']
                 if any('validation_share' in argument for argument in argv):
                     argv.append('--config.meta_class_size=2')  # of four classes, two are held out
-            checked = any(f'--mode={mode}' in argv for mode in ('report', 'serve'))  # other tests run these
+            checked = any(
+                f'--mode={mode}' in argv for mode in ('report', 'serve', 'publish')
+            )  # other tests run these
             jobs.append({'argv': argv, 'check': checked})
     done = forked.run(place, jobs)
     assert [code for code, *_ in done] == [0] * len(jobs), [error for code, _, error in done if code]
