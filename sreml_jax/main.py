@@ -4,7 +4,8 @@ Trains a squeezed randomized ensemble on the dataset that the config names, and 
 field of configs/default.py can be set: --config.model_type=resnet34. With no flags it trains
 configs/glyphs.py into runs/glyphs. A config file is Python code: run only those you trust.
 
-The flags are in cli/flags.py, --help in cli/help.py, what each mode does in cli/modes.py.
+cli/flags.py has the flags, cli/command_line.py parses them, cli/help.py prints --help, cli/modes.py runs the
+modes.
 """
 
 import logging
@@ -12,7 +13,7 @@ import logging
 from absl import app
 from absl import logging as absl_logging
 
-from sreml_jax.cli import flags, modes
+from sreml_jax.cli import command_line, flags, modes
 from sreml_jax.runtime.errors import RunError, UserError
 from sreml_jax.runtime.text import LONGEST, printable
 
@@ -23,9 +24,9 @@ def main(_: list[str]) -> None:
     try:
         modes.run(flags.MODE.value, flags.CONFIG.value)
     except UserError as error:
-        _end(flags.complain(str(error)))
+        _end(command_line.complain(str(error)))
     except RunError as error:
-        flags.complain(str(error))
+        command_line.complain(str(error))
         _end(1)
 
 
@@ -58,7 +59,7 @@ class OneLine(logging.Formatter):
 
 def cli() -> None:
     """The `sreml` command."""
-    app.run(main, flags_parser=flags.parse)
+    app.run(main, flags_parser=command_line.parse)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ import pytest
 from absl.testing import flagsaver
 from support.mutations import cases
 
-from sreml_jax.cli import flags, modes, validation
+from sreml_jax.cli import command_line, flags, modes, validation
 from sreml_jax.configs import default
 from sreml_jax.runtime import sharding
 from sreml_jax.runtime.errors import UserError
@@ -58,14 +58,14 @@ def argument(random: np.random.Generator) -> list[str]:
 def start(arguments: list[str]) -> None:
     """Does what the program does before its work: parses the command line, and checks what can be seen."""
     try:
-        flags.parse(['sreml', *arguments])
+        command_line.parse(['sreml', *arguments])
         flags.check_needed(flags.MODE.value)
         config, workdir = flags.CONFIG.value, flags.workdir()
         validation.check(config)
         sharding.mesh_shape(config, len(config.gpu_ids) or 1)
         modes._check_writable(workdir)
     except UserError as error:
-        sys.exit(flags.complain(str(error)))
+        sys.exit(command_line.complain(str(error)))
 
 
 def test_strange_command_lines(monkeypatch, capsys, tmp_path):

@@ -83,15 +83,15 @@ def do(job: dict) -> int | None:
         exec(compile(job['code'], 'a block of README.md', 'exec'), {'__name__': '__main__'})
         return 0
     from sreml_jax import main
-    from sreml_jax.cli import flags, validation
+    from sreml_jax.cli import command_line, flags, validation
 
     sys.argv = ['sreml', *job['argv']]
     if job.get('check'):
-        flags.parse(sys.argv)
+        command_line.parse(sys.argv)
         flags.check_needed(flags.MODE.value)
         validation.check(flags.CONFIG.value)
         return 0
-    return app.run(main.main, flags_parser=flags.parse)
+    return app.run(main.main, flags_parser=command_line.parse)
 
 
 if __name__ == '__main__':
