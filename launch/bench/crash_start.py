@@ -25,7 +25,6 @@ FIELDS = {
     'recalls': '1',
     'log_every': 1,
     'checkpoint_minutes': 0,  # a save begins when the one before it has ended
-    'gpu_ids': '0',
 }
 
 
