@@ -65,6 +65,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
         '--config=configs/cub.py',
         f'--config.data_dir={tmp_path / "data"}',
         '--config.num_epochs=400',
+        '--config.schedule=constant',  # the same program whatever the number of epochs
         '--config.log_every=1',
     )
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -165,6 +165,7 @@ def test_stopped_killed_and_resumed(tmp_path, caplog):
     file = noise(tmp_path) / 'run' / 'metrics.jsonl'
     arguments = (
         '--config.num_epochs=2000',
+        '--config.schedule=constant',
         '--config.checkpoint_minutes=0',
         '--config.mesh=2,2',
     )  # each has half of every batch
@@ -189,7 +190,7 @@ def test_stopped_killed_and_resumed(tmp_path, caplog):
     assert f'going on from step {stopped}' in errors and 'going on' not in others
 
     killed = newest_step(tmp_path)
-    config, dataset = alone(tmp_path, num_epochs=killed // 8 + 1, mesh=(2, 2))
+    config, dataset = alone(tmp_path, num_epochs=killed // 8 + 1, mesh=(2, 2), schedule='constant')
     with caplog.at_level('INFO', 'sreml_jax'):
         train(config, tmp_path / 'run', dataset, NoSignals())
     assert f'going on from step {killed}' in caplog.text
