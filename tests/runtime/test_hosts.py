@@ -59,6 +59,9 @@ def start_two(folder: Path, *arguments: str) -> list[subprocess.Popen]:
         '--config=configs/folder.py',
         f'--config.data_dir={folder / "data"}',
         '--config.ensemble_size=4',
+        '--config.pool=average',
+        '--config.embedding=logits',
+        '--config.label_smoothing=0.0',
         '--config.log_every=1',
         f'--coordinator=127.0.0.1:{port}',
         '--processes=2',
@@ -162,6 +165,7 @@ def test_stopped_killed_and_resumed(tmp_path, caplog):
     file = noise(tmp_path) / 'run' / 'metrics.jsonl'
     arguments = (
         '--config.num_epochs=2000',
+        '--config.schedule=constant',
         '--config.checkpoint_minutes=0',
         '--config.mesh=2,2',
     )  # each has half of every batch
@@ -186,7 +190,7 @@ def test_stopped_killed_and_resumed(tmp_path, caplog):
     assert f'going on from step {stopped}' in errors and 'going on' not in others
 
     killed = newest_step(tmp_path)
-    config, dataset = alone(tmp_path, num_epochs=killed // 8 + 1, mesh=(2, 2))
+    config, dataset = alone(tmp_path, num_epochs=killed // 8 + 1, mesh=(2, 2), schedule='constant')
     with caplog.at_level('INFO', 'sreml_jax'):
         train(config, tmp_path / 'run', dataset, NoSignals())
     assert f'going on from step {killed}' in caplog.text
