@@ -18,7 +18,6 @@ MISTAKES = [
     (['--mode=search', '--index=index', '--query=,'], '--mode=search needs --query'),
     (['--mode=search', '--index=index', '--query=a.png', '--format=xml'], 'flag --format=xml'),
     (['--mode=publish', '--workdir=run'], '--mode=publish needs --repo, the repository'),
-    (['--mode=publish', '--workdir=run', '--repo=birds'], '--repo=birds must be USER/NAME'),
     (['--mode=publish', '--workdir=run', '--repo=me/birds'], 'run holds no checkpoint'),
     (['--mode=train', '--workdir=hf://me/birds'], '--workdir=hf://me/birds is an address elsewhere'),
     (['--mode=embed', '--workdir=hf://birds', '--images=a', '--out=b'], '--workdir=birds must be USER/NAME'),
