@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -147,6 +148,8 @@ def test_two_processes_equal_one(tmp_path):
         assert [output.count('R@1') for _, output, _ in ended] == [1, 0]  # printed once
         assert ended[1][2] == ''
         results = [json.loads((folder / 'run' / 'results.json').read_text()) for folder in (one, two)]
+        thresholds = [jax.tree.leaves(result.pop('thresholds', {})) for result in results]  # of similarities
+        assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-5)
         assert results[0] == results[1] and 0 < results[0]['recall']['1'] < 1
     assert len(results[1]['members_curve']) > 1
     assert (two / 'run' / 'retrievals.png').stat().st_size > 5_000
