@@ -49,7 +49,7 @@ def _split(dataset: Dataset, split: str) -> str:
 
 
 def _device(config: ConfigDict, trained: Dataset | None) -> str:
-    """Returns the devices; of a CPU, whether that is slow: a GPU lies idle, or training takes hours."""
+    """Names the devices, and warns if a CPU is slow: because a GPU goes unused, or training takes hours."""
     if jax.default_backend() != 'cpu':
         return f'{jax.device_count()} x {jax.local_devices()[0].device_kind}'
     cpu = f'CPU ({machine.cores()} cores)'

@@ -1,4 +1,4 @@
-"""Members, image size and meta classes that fit the photographs and the machine, where the config has 0."""
+"""Chooses members, image size and meta classes for the photographs and the machine if the config has 0."""
 
 import functools
 import logging
@@ -21,13 +21,13 @@ META_CLASSES = 12
 MEMBERS = (48, 24, 16, 12, 8, 6, 4)
 GPU_SIZE, CPU_SIZES = 256, (128, 96, 64)  # pixels of both sides, the largest that fits first
 MEMORY_SHARE = 0.8  # of the free memory
-CPU_SECONDS = 360.0  # of training, where there is no GPU
-CORE_SPEED = 60e9  # floating-point operations a second of one CPU core; measured were 60 to 100 billion
+CPU_SECONDS = 360.0  # for the whole training, if there is no GPU
+CORE_SPEED = 60e9  # floating-point operations per second of one CPU core; we measured 60 to 100 billion
 _UNKNOWN = Extent(images=1000, classes=META_CLASSES, side=GPU_SIZE)
 
 
 def fitted(config: ConfigDict, extent: Extent | None = None) -> ConfigDict:
-    """Returns the config with a value for each of `FIELDS` that is 0; a line of the log says which and why.
+    """Returns the config with a value chosen for each of `FIELDS` that is 0; logs the choices and why.
 
     A GPU gets as many members as its memory holds. A CPU gets the largest images of which it can train four
     members within CPU_SECONDS, and then as many members as this time allows.
@@ -88,7 +88,7 @@ def _fits(config: ConfigDict, members: int, size: int) -> bool:
 
 
 def training_seconds(config: ConfigDict, extent: Extent, members: int, size: int) -> float:
-    """Estimates the seconds that a run of so many members and pixels takes on this machine's CPU cores."""
+    """Estimates how many seconds this many members at this image size train on this machine's CPU cores."""
     trunk, member = _operations(config.model_type, config.width, config.stem)
     each = 3 * (trunk + members * member) * (size / 224) ** 2  # forward, and twice as much backward
     return each * extent.images * config.num_epochs / (CORE_SPEED * machine.cores())

@@ -31,7 +31,7 @@ def publish(embedder: Embedder, repository: str) -> str:
       The address of the repository.
 
     Raises:
-      UserError: the run has no results, the name is none, or the hub cannot be reached or refuses.
+      UserError: the run has no results, the name is invalid, or the hub refuses or cannot be reached.
     """
     check_name(repository, '--repo')
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -53,7 +53,7 @@ def publish(embedder: Embedder, repository: str) -> str:
 
 
 def write(embedder: Embedder, folder: Path, repository: str) -> None:
-    """Writes the files of `_FILES` that there are; see `publish`."""
+    """Writes those of `_FILES` that exist into `folder`; see `publish`."""
     found = model_card.results(embedder)
     checkpoints, _ = checkpoint.newest(embedder.workdir)
     step = embedder.step
@@ -80,10 +80,10 @@ def pull(repository: str) -> Path:
       repository: USER/NAME.
 
     Returns:
-      A workdir under `PULLED`, whose files lead into the hub's cache. What is measured is written there.
+      A workdir under `PULLED`; its files link into the hub's cache. Other modes write their results there.
 
     Raises:
-      UserError: it cannot be had, or is not a run of this program.
+      UserError: the repository cannot be fetched, or holds no run of this program.
     """
     check_name(repository, '--workdir')
     from huggingface_hub import constants, snapshot_download
@@ -133,9 +133,9 @@ def _explained(repository: str, what: str) -> Iterator[None]:
         status = getattr(getattr(error, 'response', None), 'status_code', None)
         if status in (401, 403):
             advice = (
-                'log in by "hf auth login", or set HF_TOKEN, with the right to write'
+                'log in with "hf auth login", or set HF_TOKEN to a token that may write'
                 if (what == 'publish')
-                else 'it is not there, or needs a log-in by "hf auth login"'
+                else 'it does not exist, or needs "hf auth login" first'
             )
             raise UserError(
                 f'cannot {what} {repository}: the hub refuses (status {status}); {advice}'

@@ -43,7 +43,7 @@ def publish(job: 'Job') -> None:
 
 
 def pull_workdir() -> None:
-    """Fetches the run of a --workdir on the hub, and lets --workdir name its place on this machine.
+    """Fetches the run if --workdir names one on the hub, and changes --workdir to the local copy.
 
     Raises:
       UserError: a name on the hub is not USER/NAME, or the run cannot be fetched.

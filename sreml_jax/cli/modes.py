@@ -153,7 +153,7 @@ def serve(job: Job) -> None:
     try:
         from sreml_jax.search import server
     except ImportError as error:
-        raise UserError(f"--mode=serve needs {error.name}: pip install '.[serve]'") from None
+        raise UserError(f"--mode=serve needs {error.name}: pip install 'sreml_jax[serve]'") from None
     from sreml_jax.search.batched import VOTERS, Finder
     from sreml_jax.search.index import Index
 

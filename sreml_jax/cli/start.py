@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def config_of(mode: str, workdir: Path, config: ConfigDict) -> ConfigDict:
-    """Returns the config of the command line, on the base of that of the run with which the mode goes on."""
+    """Returns the command line's config, based on the config of the run that the mode continues."""
     from sreml_jax.training import checkpoint, saved_config
 
     begun = any((workdir / 'checkpoints').glob('[0-9]*'))
@@ -36,7 +36,7 @@ def refuse_gpu_ids() -> None:
     """Raises UserError if the command line names GPUs, and JAX sees none."""
     import jax
 
-    # Several CPU devices are virtual ones, which somebody numbers on purpose.
+    # If there are several CPU devices, somebody made virtual ones and numbers them on purpose.
     named = flags.config_overrides().get('gpu_ids')
     if named and jax.default_backend() == 'cpu' and jax.device_count() == 1:
         raise UserError(
@@ -53,7 +53,7 @@ def say_first(config: ConfigDict, dataset: 'Dataset | None' = None, *, training:
 
 
 def _own_config(mode: str, workdir: Path) -> ConfigDict:
-    """Returns the config that a mode takes where --config is not given: the run's, the index's, or none's."""
+    """Returns the config to use without --config: the run's, the index's, or that of pretrained weights."""
     from sreml_jax.configs import pretrained
     from sreml_jax.search.index import Index
     from sreml_jax.training import checkpoint, saved_config

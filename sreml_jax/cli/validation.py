@@ -1,4 +1,4 @@
-"""What a config must say to be run."""
+"""Refuses values of config fields. `command_line` refuses unknown flags, `flags` missing ones."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar('T')
 
-# The warnings of libjpeg's jerror.h that a decoder can come to.
+# The warnings in libjpeg's jerror.h that a decoder can print.
 _LINE = re.compile(
     rb'(Corrupt JPEG data|Premature end of JPEG file|Invalid SOS parameters|Inconsistent progression|'
     rb'Invalid crop request|Unknown Adobe color transform|Warning: unknown JFIF|Obtained XMS|'
@@ -22,7 +22,7 @@ _LINE = re.compile(
 
 
 class Watched:
-    """Context in which stderr is a file. What others have printed to it in between is printed at the end.
+    """Context that sends stderr to a file. What other code prints there meanwhile is printed at the end.
 
     Attributes:
       terminal: prints to the stderr that was there before.

@@ -1,4 +1,7 @@
-"""Any picture file to 8-bit RGB, through PIL, within bounds of memory and time. Imports no tensorflow."""
+"""Decodes any picture file to 8-bit RGB by PIL, within bounds of memory and time. Imports no tensorflow.
+
+Training decodes plain JPEG and PNG files in `tf_pictures`.
+"""
 
 import contextlib
 import io

@@ -29,7 +29,7 @@ class HeldOut(Dataset):
     """A dataset without some of its training classes, whose images are its split `SPLIT`.
 
     Args:
-      dataset: whose training classes are parted; its other splits stay.
+      dataset: some of its training classes are held out; its other splits stay.
       share: of the classes that are held out, see `choose`.
 
     Raises:

@@ -39,7 +39,7 @@ def embeddings(path: Path) -> np.ndarray:
     lengths = np.linalg.norm(found, axis=1, keepdims=True)
     if len(wrong := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))):
         raise UserError(
-            f'row {wrong[0]} of {path} is all zeros or not finite, as {len(wrong):,} rows are; an embedding '
+            f'row {wrong[0]} of {path} is all zeros or not finite ({len(wrong):,} such rows); an embedding '
             'needs a direction'
         )
     return found / lengths

@@ -25,7 +25,7 @@ WHOLE_SIDE, REDUCED_SIDE = 64, 32
 def measure(run: Run, dataset: Dataset) -> list[Result]:
     """Returns the recall of raw pixels and of the untrained backbone on a dataset's evaluation splits.
 
-    The second one is missing, which the log says, if the weights that the run began with are not there.
+    If the run's initial weights are missing, the untrained backbone is left out, and the log says so.
     """
     size, splits = run.config.image_size, dict.fromkeys(dataset.evaluation_splits)
     name = 'raw pixels' if size <= WHOLE_SIDE else f'raw pixels {REDUCED_SIDE}x{REDUCED_SIDE}'

@@ -73,7 +73,7 @@ def measure(
 
 
 def votes(query: np.ndarray, gallery: np.ndarray, protocol: Protocol, **more: Any) -> dict[int, float]:
-    """Returns for k of VOTERS which share of the queries gets its class by the vote of its k neighbors.
+    """Returns, for each k of VOTERS, the share of queries whose k neighbors vote for the right class.
 
     Args: see `nearest`.
     """

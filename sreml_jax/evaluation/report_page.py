@@ -92,7 +92,7 @@ def check_installed() -> None:
         import jinja2  # noqa: F401
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--mode=report needs {error.name}: pip install '.[report]'") from None
+        raise UserError(f"--mode=report needs {error.name}: pip install 'sreml_jax[report]'") from None
 
 
 def _result(embedder: Embedder, dataset: Dataset, retrieved: Retrieved) -> result.Result:

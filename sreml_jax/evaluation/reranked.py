@@ -21,7 +21,7 @@ def measure(
     ks: Sequence[int],
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
-    """Measures the order of the cosines and that of `reranking.rerank`, by the same lists of neighbors.
+    """Measures the same lists of neighbors twice: ordered by cosine, and ordered by `reranking.rerank`.
 
     Args:
       query, gallery, protocol, devices: see `recall.ranks`.

@@ -22,7 +22,7 @@ class Embedded(NamedTuple):
 
 
 def read(embeddings: Sequence[Path], labels: Sequence[Path]) -> Embedded:
-    """Reads one file of each, whose images query each other; or two, those of queries and of the gallery.
+    """Reads one file of each kind, if all images query each other, or two: the queries' and the gallery's.
 
     Args:
       embeddings: see `arrays.embeddings`.

@@ -21,7 +21,7 @@ _RECALL = 'validation_recall'  # in the progress of a checkpoint
 class Validation:
     """Measures a state on the held-out classes of a dataset, and keeps the best one's checkpoint.
 
-    Several hosts must call every method alike.
+    All hosts must make the same calls.
 
     Args:
       start: of the run.
@@ -29,7 +29,7 @@ class Validation:
       workdir: of the run.
 
     Attributes:
-      best: the greatest recall so far, in 0..1, runs that were resumed included; -1 before the first.
+      best: the highest recall so far, in 0..1, also from before a resume; -1 if there is none yet.
     """
 
     def __init__(self, start: Start, dataset: Dataset, workdir: Path):

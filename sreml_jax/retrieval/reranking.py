@@ -1,7 +1,7 @@
 """k-reciprocal re-ranking of the nearest neighbors of a query (Zhong et al. 2017), among themselves.
 
-Two images that have each other among their nearest are more likely of one class than two of which only one
-does. The paper looks for such pairs in the whole gallery; here they are looked for among the candidates of
+If two images are each among the other's nearest, they are more likely to be of one class than if only one
+is. The paper looks for such pairs in the whole gallery; here they are looked for among the candidates of
 one query, so that the cost does not depend on the size of the gallery.
 """
 

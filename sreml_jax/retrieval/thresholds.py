@@ -52,8 +52,8 @@ class Thresholds(NamedTuple):
     """The thresholds of an embedding.
 
     Attributes:
-      equal: the rates where false accepts and false rejects are equally frequent: what a search uses.
-      table: by the false accepts aimed at, `ACCEPTED`.
+      equal: the rates at the threshold that a search uses: false accepts and rejects are equally frequent.
+      table: the rates at each share of false accepts that `ACCEPTED` aims at.
       queries, gallery, classes: how many images and classes they were measured on.
     """
 

@@ -1,4 +1,4 @@
-"""How far work on images is: a bar on a terminal, plain lines where there is none."""
+"""Shows how far the work on images has come: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
 
 class ImageProgress:
-    """Images done, images/s and time left, which a narrow terminal shows rather than the bar.
+    """Shows images done, images/s and time left; a narrow terminal shows these instead of the bar.
 
     Args:
       total: images in all.
-      first: of them done before.
+      first: how many of them were done before.
     """
 
     def __init__(self, total: int, first: int = 0):
@@ -76,5 +76,5 @@ def restart(bar: tqdm, done: int) -> None:
 
 
 def _plain(text: str) -> str:
-    """Returns text as a part of a format that stands for itself."""
+    """Escapes text so that a format string shows it unchanged."""
     return text.replace('{', '{{').replace('}', '}}')

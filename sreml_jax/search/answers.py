@@ -15,7 +15,7 @@ _CLASS = 32  # characters of a class in a table, at most
 
 
 class Answer(NamedTuple):
-    """What was found of one query: its path, the matches, and what they say about it."""
+    """The answer to one query: its path, its matches, and what they say about it."""
 
     query: str
     matches: list[Match]

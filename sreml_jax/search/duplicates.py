@@ -17,7 +17,7 @@ from sreml_jax.search.exact import check_cosines
 from sreml_jax.search.index import Index, Item
 
 SIMILARITY = 0.98  # docs/results.md says what it finds
-_NEIGHBORS = 16  # of an image that are looked at: groups may be larger, as each links to its own
+_NEIGHBORS = 16  # of each image, which it can link to; linked images share a group, so groups can be larger
 _ROUNDING = 0.02  # the greatest error of a similarity of embeddings stored as int8
 _CLASS = 32  # characters of a class in a table, at most
 
@@ -28,7 +28,7 @@ class Copy(NamedTuple):
     Attributes:
       item: what the index knows about it.
       similarity: cosine to the group's first image.
-      same_file: its bytes are those of an image of the group before it.
+      same_file: an earlier image of the group has exactly the same bytes.
     """
 
     item: Item

@@ -18,7 +18,7 @@ class Queries(NamedTuple):
     """Photographs to look for.
 
     Attributes:
-      paths: a file that was named itself keeps the name that it was given; others are absolute.
+      paths: as given, if the file itself was named; absolute, if a folder or glob led to it.
       hashes: sha256 of each file, in hexadecimal.
       embeddings: float32 [paths, d], rows of unit length.
       problems: a sentence about each file that cannot be read, and about each name that leads to none.

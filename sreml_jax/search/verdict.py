@@ -1,4 +1,4 @@
-"""What its neighbors say about a photograph: whether its class is known, and which it is."""
+"""What a photograph's neighbors say about it: whether its class is known, and which class it is."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

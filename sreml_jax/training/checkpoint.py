@@ -1,4 +1,7 @@
-"""The checkpoints of a run: saved in the background, restored from the newest complete one, or set aside."""
+"""The checkpoints of a run: saves in the background, picks the newest whole one, sets damaged ones aside.
+
+`checkpoint_items` restores what is in one.
+"""
 
 import contextlib
 import itertools

@@ -115,7 +115,7 @@ def save(folder, name, value):
     ('x', 'labels', 'sentence'),
     [
         (np.ones((3, 2)), np.arange(4), r'x\.npy has 3 embeddings and \S+y\.npy has 4 labels'),
-        (np.array([[1.0, 0], [0, 0]]), np.arange(2), 'row 1 of .* is all zeros or not finite, as 1 rows are'),
+        (np.array([[1.0, 0], [0, 0]]), np.arange(2), 'row 1 of .* is all zeros or not finite .1 such rows'),
         (np.array([[1.0, np.nan]]), np.arange(1), 'row 0 of .*x.npy is all zeros or not finite'),
         (np.ones(3), np.arange(3), r'holds float64 \[3\]; embeddings are numbers, \[images, dimensions\]'),
         (np.empty((0, 3)), np.arange(0), r'holds float64 \[0, 3\]'),

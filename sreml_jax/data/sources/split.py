@@ -48,7 +48,7 @@ def by_classes(examples: Sequence[Example], share: float, place: Path) -> dict[s
 
 
 def by_images(examples: Sequence[Example], share: float, place: Path) -> dict[str, list[Example]]:
-    """Gives a share of each class's images to training and the gallery, the others query; a fixed draw.
+    """Uses a share of each class's images for training and gallery, and the others as queries; a fixed draw.
 
     At least one image of each class trains, and at least one queries unless it is the only one.
 

@@ -17,7 +17,7 @@ SPLITS = ('train', *TESTS, 'query', 'gallery')
 
 
 class Table(RetrievalBuilder):
-    """Columns path and label, and split if the user decides it; paths start at the file's own folder.
+    """Columns: path, label and, optionally, split. Paths are relative to the file's own folder.
 
     split has train and test (or val, valid or validation), or train, query and gallery. Without that column,
     config.split_by and config.train_fraction decide.
