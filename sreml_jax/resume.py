@@ -96,7 +96,7 @@ def _fresh(run: Run, dataset: Dataset) -> Start:
     table = meta_classes.draw(dataset.num_classes, config.ensemble_size, config.meta_class_size, config.seed)
     weights = torchvision.read(config.weights, run.model)
     if weights:
-        log.info('every member starts from %s weights; the classifiers are drawn', config.weights)
+        log.info('every member starts from config.weights=%s; the classifiers are drawn', config.weights)
     state = step.initial_state(run.model, adam, run.mesh, config.seed, weights)
     return Start(run, epochs, rate, adam, state, table, 0)
 

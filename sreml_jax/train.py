@@ -142,6 +142,11 @@ def make_folder(workdir: Path) -> None:
 
 def check_dataset(config: ConfigDict, dataset: Dataset) -> None:
     """Raises UserError if the training images are too few for the config."""
+    if dataset.num_classes < 2:
+        raise UserError(
+            f'{dataset.name} has one training class, and training needs two or more; add classes, or set '
+            'config.train_fraction to a larger share'
+        )
     if dataset.num_classes < config.meta_class_size:
         raise UserError(
             f'{dataset.name} has {dataset.num_classes} training classes, fewer than '

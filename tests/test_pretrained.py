@@ -48,8 +48,13 @@ def index(folder):
 def test_photographs_are_embedded_and_found_without_a_run(folder, index):
     assert [code for code, *_ in index[:2]] == [0, 0], index
     assert 'INDEX: 5 images, 5 of them new' in index[0][1]
+    # The photograph itself is in the index, and is no answer.
+    embeddings = np.asarray(Index(folder / 'INDEX').embeddings)
+    similarity = embeddings @ embeddings[3]
+    similarity[3] = -1
     first = index[1][1].splitlines()[1].split()
-    assert first[0] == '1' and float(first[1]) == pytest.approx(1, abs=1e-4) and first[2].endswith('3.png')
+    assert first[0] == '1' and float(first[1]) == pytest.approx(similarity.max(), abs=1e-4)
+    assert first[-1].endswith(f'{similarity.argmax()}.png')
     assert (folder / 'INDEX' / 'search.png').exists()
     about = json.loads((folder / 'INDEX' / 'index.json').read_text())
     assert about['checkpoint']['workdir'] == '' and about['dimensions'] == 512

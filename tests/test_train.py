@@ -100,6 +100,11 @@ def test_more_epochs_go_on_with_the_same_meta_classes(tmp_path, caplog):
         ({}, {'classes': 9}, 'trained on 8 classes, but tiny now has 9'),
         ({'batch_size': 64}, {}, 'batch_size=64 is larger than the 36 training images'),
         ({'meta_class_size': 9}, {}, '8 training classes, fewer than config.meta_class_size=9'),
+        (
+            {'meta_class_size': 2},
+            {'classes': 1},
+            'tiny has one training class, and training needs two or more',
+        ),
     ],
 )
 def test_a_config_or_dataset_that_does_not_fit_is_refused(whole, fields, dataset, message):

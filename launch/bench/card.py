@@ -94,7 +94,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
         step, only = (*step, '--conv=grouped'), ('--algorithms=matmul',)
     if args.birds:
         flags = (f'--images={args.birds}', f'--weights={args.weights}', *size)
-        few = ('--epochs=1', '--meta_classes=2') if args.tiny else ()
+        few = ('--epochs=1', '--meta_classes=2', '--members=1') if args.tiny else ()
         birds.append(Part('birds', ('birds', *flags, *few), 170))
     peer = (*step, '--peer=loop') if args.tiny else (*step, '--peer=graph,loop')
     found = [

@@ -14,6 +14,7 @@ PATIENCE = 600  # seconds after which a start is given up
 LOOK = 0.001  # seconds between two looks at a start
 FIELDS = {
     'image_size': 8,
+    'weights': 'none',
     'stem': 'small',
     'width': 2,
     'ensemble_size': 2,
@@ -24,7 +25,6 @@ FIELDS = {
     'recalls': '1',
     'log_every': 1,
     'checkpoint_minutes': 0,  # a save begins when the one before it has ended
-    'gpu_ids': '0',
 }
 
 

@@ -38,6 +38,8 @@ def main() -> None:
     p.add_argument('--seed', type=int, default=0, help='of the moments')
     args = p.parse_args()
     os.environ['JAX_PLATFORMS'] = 'cpu'
+    one_device = '--xla_force_host_platform_device_count=1'  # the last one counts
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {one_device}'
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as name:

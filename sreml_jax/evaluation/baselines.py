@@ -72,10 +72,10 @@ def score(run: Run, dataset: Dataset, embeddings: dict[str, np.ndarray], name: s
 
 
 def advice(run: Run, model: Result, others: Sequence[Result]) -> str:
-    """Returns what to try if a baseline finds at least as much at the smallest K as the model, else ''."""
+    """Returns what to try if a baseline finds more at the smallest K than the model, else ''."""
     config, k = run.config, min(model.recall)
     best = max(others, key=lambda other: other.recall[k])
-    if best.recall[k] < model.recall[k]:
+    if best.recall[k] <= model.recall[k]:
         return ''
     steps = []
     if config.embedding == 'logits':

@@ -55,7 +55,7 @@ def save_retrievals(
         [[names[1][int(label)] for label in row] for row in gallery_labels[found]],
     )
     with files.atomic_write(path) as temporary:
-        picture.save(temporary, format='PNG', optimize=True)
+        picture.save(temporary, format='PNG')
 
 
 def choose_queries(labels: np.ndarray, number: int) -> np.ndarray:

@@ -6,6 +6,7 @@ the mesh, a device's part is drawn alone, and nothing is compiled (on a CPU, XLA
 JAX's generator for all arrays of a ResNet).
 """
 
+import functools
 import math
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from sreml_jax.model.ensemble import Ensemble
+from sreml_jax.model.resnet import BACKBONES
 
 
 def shapes(model: Ensemble) -> dict[str, Any]:
     """Returns the shapes of the ensemble's variables, {'params': ..., 'batch_stats': ...}."""
     # They depend neither on the image size nor on the algorithm: this is the cheapest to trace.
-    one = model.clone(axis=None, conv='grouped')
-    return jax.eval_shape(lambda: one.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+    one = model.clone(axis=None, conv='grouped', remat=False, dtype=jnp.float32)
+    found = _traced(one, BACKBONES[model.model_type], jax.dtypes.canonicalize_dtype(np.float64))
+    return jax.tree.map(lambda x: x, found)  # dicts that a caller may change
+
+
+@functools.lru_cache(maxsize=16)
+def _traced(model: Ensemble, *_: object) -> dict[str, Any]:
+    """Returns the shapes; a start of the program asks for them ten times, and tracing takes a second."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
 
 
 def draw(shapes: Any, seed: int, shardings: Any) -> Any:

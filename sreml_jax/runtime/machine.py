@@ -12,6 +12,7 @@ from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
+_GROUP = Path('/sys/fs/cgroup')  # of this process, as containers see it
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
 
@@ -33,16 +34,15 @@ def free_memory() -> int:
 
 def _allowed() -> list[int]:
     """Returns what a container's or a job's own limit leaves, in bytes; nothing where there is none."""
-    group = Path('/sys/fs/cgroup')
     for limit, used, cache in (
         ('memory.max', 'memory.current', 'inactive_file'),
         ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes', 'total_inactive_file'),  # version 1
     ):
         with contextlib.suppress(OSError, ValueError):  # 'max' is no number
-            left = int((group / limit).read_text()) - int((group / used).read_text())
-            stat = (group / used).with_name('memory.stat').read_text().split()
+            left = int((_GROUP / limit).read_text()) - int((_GROUP / used).read_text())
+            stat = (_GROUP / used).with_name('memory.stat').read_text().split()
             cached = int(stat[stat.index(cache) + 1])  # files that the kernel drops when memory runs short
-            return [max(left + cached, 0)]
+            return [max(left + cached, 1)]
     return []
 
 

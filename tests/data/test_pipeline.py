@@ -17,7 +17,8 @@ from sreml_jax import data
 from sreml_jax.configs import default
 from sreml_jax.data import tf_pictures
 from sreml_jax.data.pipeline import TfdsDataset
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import RunError
 
 PHOTOGRAPHS = SHARED / 'data' / 'cub100.tar'
@@ -130,7 +131,7 @@ def test_a_painted_box_comes_out_as_its_color_alone(tmp_path, config):
     dataset = TfdsDataset(builder, config)
     for split in ('train', 'test'):
         for image, color, example in zip(
-            decoded(dataset, split), colors[split], builder._listing[0][split], strict=True
+            decoded(dataset, split), colors[split], builder.listing.examples[split], strict=True
         ):
             tolerance = 3 if example.path.suffix == '.jpg' else 0
             assert np.abs(image.astype(int) - color).max() <= tolerance, example

@@ -34,7 +34,7 @@ def test_a_stalled_pipeline_says_so():
     read = prefetch.read(batches(), 0.2 / 60)
     assert next(read) == 1
     start = time.monotonic()
-    with pytest.raises(RunError, match='no batch for 0'):
+    with pytest.raises(RunError, match='no batch arrived for 0'):
         next(read)
     assert time.monotonic() - start < 5
     released.set()

@@ -28,6 +28,7 @@ ELSEWHERE = {
     'launch/setup.sh': 'launch/test.sh',
     'launch/test.sh': 'CI',
     'launch/test_matrix.sh': 'test_matrix.py',
+    'SREML_FUZZ=': 'tests/fuzz, in short',
     'source .venv/bin/activate': 'the shell',
     'python3 -m venv gpu-venv': 'the shell',
     'source gpu-venv/bin/activate': 'the shell',

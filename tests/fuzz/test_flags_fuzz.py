@@ -26,8 +26,8 @@ VALUES += ('x' * 5_000, 'x ' * 2_500, '1,' * 2_000 + '1', '\x1b' * 5_000, '\udcf
 VALUES += ('resnet18', 'resnet19', 'cub', 'imagenet', 'x.npz', 'gem', 'pooled', 'bfloat16', 'float32')
 PATHS = ('/nowhere', '~nouser/x', '~', 'a\0b', 'x' * 5_000, 'y/' * 2_500, 'gs://bucket/x', 'file:/x', ',')
 PATHS += ('/dev/null', '/dev/null/x', '/proc/1/x', '.', '..', '/', '//', '\n', 'C:\\x', 'a,b', '\x1b[2J', '*')
-FLAGS = ('workdir', 'images', 'out', 'index', 'query', 'storage', 'vectors', 'novectors', 'gone', 'top')
-FLAGS += ('approximate', 'host', 'port', 'coordinator', 'processes', 'process', 'mode', 'config', 'wrokdir')
+FLAGS = sorted({flag for mode in flags.MODES.values() for flag in (*mode.needs, *mode.takes)})
+FLAGS += ['workdir', 'mode', 'config', 'coordinator', 'processes', 'process', 'novectors', 'wrokdir']
 
 
 def argument(random: np.random.Generator) -> list[str]:

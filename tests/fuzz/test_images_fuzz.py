@@ -7,6 +7,7 @@ import pytest
 from support import fuzz, pictures
 
 from sreml_jax.data import decode
+from sreml_jax.data.complaints import Watched
 from sreml_jax.data.tensorflow_import import import_tensorflow
 
 KINDS = {
@@ -19,15 +20,17 @@ KINDS = {
 
 @pytest.mark.filterwarnings('ignore::UserWarning:PIL', 'ignore::PIL.Image.DecompressionBombWarning')
 @pytest.mark.parametrize('kind', KINDS)
-def test_damaged_pictures(kind):
+def test_damaged_pictures(kind, capfd):
     import_tensorflow()
     from sreml_jax.data import tf_pictures
 
     def read(content):
         with decode.opened(content, 'x') as (picture, plain):
             assert picture.mode == 'RGB' and picture.width * picture.height <= decode.MOST_PIXELS
-            if plain:
-                tf_pictures.reads(content, *picture.size)  # raises nothing
+            if plain:  # raises nothing, and what is printed is noticed
+                watched.complains(lambda: tf_pictures.reads(content, *picture.size))
 
-    counts = fuzz.count(read, fuzz.cases(KINDS[kind](), 150))
+    with Watched() as watched:
+        counts = fuzz.count(read, fuzz.cases(KINDS[kind](), 150))
     assert counts['refused'] and counts['accepted']
+    assert capfd.readouterr().err == ''

@@ -31,7 +31,7 @@ def run(kept, *arguments, **environment):
     """Runs it to its end; returns the exit code, the output and the record."""
     done = subprocess.run(
         [*CARD, f'--json={kept}', *arguments],
-        env=os.environ | environment,
+        env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'} | environment,  # one device
         capture_output=True,
         text=True,
         timeout=600,

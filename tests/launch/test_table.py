@@ -125,7 +125,7 @@ def test_stopped_resumed_and_a_cell_that_failed(tmp_path):
     wait_for(table / 'sop-uncropped-resnet18' / 'ready')
     second = run(*arguments, program=program)
     printed = second.communicate(timeout=60)[1]
-    assert f'still under way; wait for it, or end it: kill {first.pid}, or, where only the run' in printed
+    assert f'still under way; wait for it, or end it: kill {first.pid}, or, if only' in printed
     assert second.returncode == 2
     first.send_signal(signal.SIGINT)
     output, errors = first.communicate(timeout=60)

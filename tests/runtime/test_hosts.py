@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -59,6 +60,9 @@ def start_two(folder: Path, *arguments: str) -> list[subprocess.Popen]:
         '--config=configs/folder.py',
         f'--config.data_dir={folder / "data"}',
         '--config.ensemble_size=4',
+        '--config.pool=average',
+        '--config.embedding=logits',
+        '--config.label_smoothing=0.0',
         '--config.log_every=1',
         f'--coordinator=127.0.0.1:{port}',
         '--processes=2',
@@ -144,6 +148,8 @@ def test_two_processes_equal_one(tmp_path):
         assert [output.count('R@1') for _, output, _ in ended] == [1, 0]  # printed once
         assert ended[1][2] == ''
         results = [json.loads((folder / 'run' / 'results.json').read_text()) for folder in (one, two)]
+        thresholds = [jax.tree.leaves(result.pop('thresholds', {})) for result in results]  # of similarities
+        assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-5)
         assert results[0] == results[1] and 0 < results[0]['recall']['1'] < 1
     assert len(results[1]['members_curve']) > 1
     assert (two / 'run' / 'retrievals.png').stat().st_size > 5_000
@@ -162,6 +168,7 @@ def test_stopped_killed_and_resumed(tmp_path, caplog):
     file = noise(tmp_path) / 'run' / 'metrics.jsonl'
     arguments = (
         '--config.num_epochs=2000',
+        '--config.schedule=constant',
         '--config.checkpoint_minutes=0',
         '--config.mesh=2,2',
     )  # each has half of every batch
@@ -186,7 +193,7 @@ def test_stopped_killed_and_resumed(tmp_path, caplog):
     assert f'going on from step {stopped}' in errors and 'going on' not in others
 
     killed = newest_step(tmp_path)
-    config, dataset = alone(tmp_path, num_epochs=killed // 8 + 1, mesh=(2, 2))
+    config, dataset = alone(tmp_path, num_epochs=killed // 8 + 1, mesh=(2, 2), schedule='constant')
     with caplog.at_level('INFO', 'sreml_jax'):
         train(config, tmp_path / 'run', dataset, NoSignals())
     assert f'going on from step {killed}' in caplog.text

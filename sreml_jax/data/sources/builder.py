@@ -3,12 +3,11 @@
 import abc
 import contextlib
 import functools
-import hashlib
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,25 +15,12 @@ import tqdm
 from ml_collections import ConfigDict
 
 from sreml_jax.data import complaints, decode, tf_pictures
+from sreml_jax.data.sources import listing
+from sreml_jax.data.sources.listing import Example, Listing
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
-from sreml_jax.runtime.text import printable
 
 log = logging.getLogger(__name__)
-
-
-class Example(NamedTuple):
-    """One image of a split.
-
-    Attributes:
-      path: of the file.
-      label: name of the class.
-      box: left, top, right, bottom in pixels, the last two exclusive; None where the dataset has no boxes.
-    """
-
-    path: Path
-    label: str
-    box: decode.Box | None = None
 
 
 class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
@@ -90,49 +76,19 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
     def fingerprint(self) -> str:
         """Returns the name of this state of the source."""
-        return self._listing[1]
+        return self.listing.digest
 
     @functools.cached_property
-    def _listing(self) -> tuple[dict[str, list[Example]], str, list[str]]:
-        """(the existing examples by split, their hash, notes on the lists for the tables)."""
-        digest = hashlib.sha256(f'{self.source} {self.VERSION}'.encode())
-        there: dict[str, list[Example]] = {}
-        missing, notes = [], []
-        for split, examples in self.find_examples(self.source).items():
-            there[split] = []
-            notes += self._short_list(split, examples)
-            for example in examples:
-                try:
-                    state = example.path.stat()
-                except (FileNotFoundError, NotADirectoryError):
-                    missing.append(self._file_name(example))
-                    continue
-                except (OSError, ValueError) as error:
-                    raise UserError(f'{self.name}: {printable(example.path)}: {error}') from None
-                there[split].append(example)
-                line = f'{split} {example.path} {example[1:]} {state.st_size} {state.st_mtime_ns}\n'
-                digest.update(line.encode(errors='surrogateescape'))
-        if missing and not self.options.allow_missing:
-            raise UserError(
-                f'{self.name}: {len(missing):,} of the listed images are missing from {self.source} '
-                f'({_shown(missing)}); complete it, or go on without them by --config.allow_missing=True.'
-            )
-        for split, examples in there.items():
-            if not examples:
-                raise UserError(f'{self.name}: no image of the {split} split lies in {self.source}.')
-        notes += self.remarks
-        if missing:
-            notes.append(f'{len(missing):,} listed images are missing')
-        return there, digest.hexdigest()[:16], notes
-
-    def _short_list(self, split: str, examples: list[Example]) -> list[str]:
-        """Returns a note if the list of a split is not the benchmark's, as in a copy that was cut."""
-        found = len(examples), len({example.label for example in examples})
-        full = self.BENCHMARK.get(split, found)
-        if found == full:
-            return []
-        names = ('{:,} images of {:,} classes'.format(*counts) for counts in (found, full))
-        return ['{} lists {} instead of {}'.format(split, *names)]
+    def listing(self) -> Listing:
+        """The images that exist; see `listing.of`."""
+        return listing.of(
+            self.name,
+            self.source,
+            self.find_examples(self.source),
+            version=str(self.VERSION),
+            benchmark=self.BENCHMARK,
+            allow_missing=self.options.allow_missing,
+        )
 
     def prepare(self) -> None:
         """Decodes every image once and writes the records, unless this state of the source has them already.
@@ -178,7 +134,8 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        splits, _, notes = self._listing
+        splits, _, notes = self.listing
+        notes = [*notes, *self.remarks]
         every = [example for examples in splits.values() for example in examples]
         trained = {example.label for example in splits['train']}
         tested = {e.label for split, examples in splits.items() if split != 'train' for e in examples}
@@ -186,7 +143,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
             classes=list(dict.fromkeys(example.label for example in every)),
             labels={split: [] for split in splits},
             boxes=every[0].box is not None,
-            notes=list(notes),
+            notes=notes,
             unreadable=[],
             **{total: dict.fromkeys(splits, 0) for total in ('width', 'height', 'bytes')},
         )
@@ -228,7 +185,7 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _decode(self, example: Example) -> tuple[dict[str, Any], str]:
         """Returns (record and measures of a picture, '') or ({}, what is wrong with it)."""
-        name = self._file_name(example)
+        name = listing.file_name(self.source, example)
         try:
             encoded = self.encoded(example)
             with decode.opened(encoded, name) as (picture, plain):
@@ -263,18 +220,14 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
         if not self.options.skip_unreadable:
             raise self._unreadable_error(unreadable)
         metadata['notes'].append(f'{len(unreadable):,} unreadable images are left out')
-        log.warning('%s: unreadable images are left out: %s', self.name, _shown(unreadable))
+        log.warning('%s: unreadable images are left out: %s', self.name, listing.shown(unreadable))
 
     def _unreadable_error(self, unreadable: Sequence[str]) -> UserError:
         return UserError(
-            f'{self.name}: {len(unreadable):,} unreadable images in {self.source} ({_shown(unreadable)}); '
-            'repair or remove them, or leave them out by --config.skip_unreadable=True.'
+            f'{self.name}: {len(unreadable):,} unreadable images in {self.source} '
+            f'({listing.shown(unreadable)}); repair or remove them, or leave them out by '
+            '--config.skip_unreadable=True.'
         )
-
-    def _file_name(self, example: Example) -> str:
-        path = example.path
-        name = str(path.relative_to(self.source) if path.is_relative_to(self.source) else path)
-        return printable(name, None)  # names on disk need not be UTF-8
 
 
 @contextlib.contextmanager
@@ -289,8 +242,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _shown(names: Sequence[str], most: int = 20) -> str:
-    more = f'; and {len(names) - most:,} more' if len(names) > most else ''
-    return '; '.join(names[:most]) + more

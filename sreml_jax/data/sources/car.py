@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from sreml_jax.data.decode import Box
 from sreml_jax.data.sources import archives, layout, mat_reader
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
 

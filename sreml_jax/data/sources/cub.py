@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from sreml_jax.data.sources import archives, download, layout
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import UserError
 
 LISTS = ('images.txt', 'CUB_200_2011/images.txt', 'CUB_200_2011/CUB_200_2011/images.txt')
+PARTS = (
+    'CUB_200_2011',
+    'images',
+    'image_class_labels.txt',
+)  # one of them shows that a copy was meant to be there
 ADVICE = (
     'put CUB_200_2011.tgz from https://www.vision.caltech.edu/datasets/cub_200_2011/ there, '
     'or let --config.download=True fetch it.'
@@ -42,9 +48,9 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
     """
     if layout.find(source, LISTS) is None:
         archives.unpack(source, ['CUB_200_2011'])
-    lists = layout.find(source, LISTS)
-    if lists is None:
+    if layout.find(source, (*LISTS, *PARTS)) is None:
         raise layout.absent('cub', source, ADVICE)
+    lists = layout.require(source, LISTS, ADVICE)
     root = lists.parent
     names = _read(lists, (layout.whole, layout.picture_path))
     labels = _read(layout.require(root, ['image_class_labels.txt'], ADVICE), (layout.whole, layout.whole))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sreml_jax.data import decode
 from sreml_jax.data.sources import split
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
 

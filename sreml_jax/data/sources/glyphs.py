@@ -14,7 +14,8 @@ from fontTools.ttLib import TTFont
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 
 _FONTS = Path(matplotlib.get_data_path(), 'fonts', 'ttf')
 _FACES = ('DejaVuSans', 'DejaVuSerif', 'STIXGeneral')  # families with whole alphabets

@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from sreml_jax.data.sources import archives, layout
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
 
 LISTS = ('Eval/list_eval_partition.txt', 'list_eval_partition.txt')
 IMAGES = ('Img/img', 'img')
 SPLITS = ('train', 'query', 'gallery')
+PARTS = ('Eval', 'Img', 'img')  # any of them belongs to a copy that lacks a list
 ADVICE = (
     'fetch by hand and put there Eval/list_eval_partition.txt and Img/img.zip (or Img/img/); '
     'https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html says where to get them.'
@@ -38,9 +40,9 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
     Raises:
       UserError: the list or the images' folder is missing, or the list is damaged.
     """
-    partition = layout.find(source, LISTS)
-    if partition is None:
+    if layout.find(source, (*LISTS, *PARTS)) is None:
         raise layout.absent('isc', source, ADVICE)
+    partition = layout.require(source, LISTS, ADVICE)
     if layout.find(source, IMAGES) is None:
         for folder in (source / 'Img', source):
             archives.unpack(folder, ['img'])

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from sreml_jax.data.sources import archives, download, layout
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 
 FOLDERS = ('', 'Stanford_Online_Products/', 'Stanford_Online_Products/Stanford_Online_Products/')
 LISTS = tuple(folder + 'Ebay_train.txt' for folder in FOLDERS)
@@ -14,6 +15,7 @@ COLUMNS = (
     layout.whole,
     layout.picture_path,
 )  # image, product, kind of product, path
+PARTS = ('Stanford_Online_Products', 'Ebay_test.txt')  # any of them belongs to a copy that lacks a list
 ADVICE = (
     'put Stanford_Online_Products.zip from https://cvgl.stanford.edu/projects/lifted_struct/ there, '
     'or let --config.download=True fetch it.'
@@ -45,9 +47,9 @@ def find_examples(source: Path) -> dict[str, list[Example]]:
     """
     if layout.find(source, LISTS) is None:
         archives.unpack(source, ['Stanford_Online_Products'])
-    lists = layout.find(source, LISTS)
-    if lists is None:
+    if layout.find(source, (*LISTS, *PARTS)) is None:
         raise layout.absent('sop', source, ADVICE)
+    lists = layout.require(source, LISTS, ADVICE)
     root = lists.parent
     splits = {}
     for split in ('train', 'test'):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from sreml_jax.data.sources.builder import Example
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import UserError
 
 # What split_by='images' says in every table.

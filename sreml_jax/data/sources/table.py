@@ -7,7 +7,8 @@ import pyarrow
 import pyarrow.parquet
 
 from sreml_jax.data.sources import layout, split
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
 

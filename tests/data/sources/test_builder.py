@@ -13,7 +13,8 @@ from tensorflow_datasets.core.utils.shard_utils import ShardConfig
 from sreml_jax import data
 from sreml_jax.configs import default
 from sreml_jax.data import decode
-from sreml_jax.data.sources.builder import Example, RetrievalBuilder
+from sreml_jax.data.sources.builder import RetrievalBuilder
+from sreml_jax.data.sources.listing import Example
 from sreml_jax.runtime.errors import UserError
 
 CLASSES, IMAGES = 4, 5  # of `source`; half of the classes train
