@@ -144,7 +144,7 @@ def test_search_by_upload_and_from_image_to_image(page, address, photos):
         check_width(page, width)
 
     second = page.locator('#found span').nth(1).inner_text()
-    page.locator('#found button').nth(1).click()
+    page.locator('#found .like').nth(1).click()
     page.locator('#query figcaption', has_text=second).wait_for()
     assert second not in page.locator('#found span').all_inner_texts()
     assert page.locator('#found li').count() == 6
@@ -176,10 +176,10 @@ def test_more_of_one_class_and_one_in_full(page, address, photos):
     page.set_input_files('#drop input', photo)
     page.wait_for_selector('#found li')
     page.select_option('#top', '20')
-    page.wait_for_function("document.querySelectorAll('#found li').length === 20")
+    page.locator('#found li').nth(19).wait_for()
     page.fill('#class', 'class9')
     page.locator('#class').blur()
-    page.wait_for_function("document.querySelectorAll('#found li').length < 20")
+    page.locator('#found li').nth(19).wait_for(state='detached')
     assert {name.split('/')[0] for name in page.locator('#found span').all_inner_texts()} == {'class9'}
     page.locator('#found .full').first.click()
     assert page.locator('#large').is_visible()

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 CANDIDATES = 100  # nearest neighbors of a query that are put in another order
-_NEAR, _EXPANDED, _COSINE = 10, 3, 0.5  # k1, k2 and lambda of the paper
+_NEAR, _EXPANDED, _COSINE = 8, 3, 0.7  # k1, k2 and lambda of the paper, chosen on drawn characters
 _BATCH_BYTES = 2**26  # of the largest array
 
 

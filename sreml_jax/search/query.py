@@ -87,6 +87,7 @@ def print_answers(
       UserError: a photograph cannot be read (the others are answered first), another checkpoint made the
         index, or it is damaged.
     """
+    compatibility.refuse_other_checkpoint(index.folder, index.about, embedder.about)
     messages = sys.stdout if kind == 'table' else sys.stderr
     if threshold is None:
         threshold = threshold_of(embedder)

@@ -5,7 +5,7 @@ import pytest
 
 from sreml_jax.retrieval import reranking
 
-K1, K2, SHARE = 10, 3, 0.5
+K1, K2, SHARE = 8, 3, 0.7
 
 
 def unit(x: np.ndarray) -> np.ndarray:
