@@ -12,9 +12,7 @@ from sreml_jax.evaluation.result import Result
 from sreml_jax.runtime import hosts
 
 
-def evaluate(
-    config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: bool = False, rerank: bool = False
-) -> Result:
+def evaluate(config: ConfigDict, workdir: Path, dataset: Dataset, *, thorough: bool = False) -> Result:
     """Evaluates the newest checkpoint of `workdir`.
 
     Prints the table of Recall@K, with raw pixels and the untrained backbone beside the model; writes
@@ -26,7 +24,6 @@ def evaluate(
       dataset: its test images are embedded.
       thorough: also report MAP@R and R-precision, Recall@1 by the number of members (members_curve.png), and
         Recall@1 by dimensions and storage; writes the PCA.
-      rerank: with `thorough`, also by the order of `reranking.rerank`.
 
     Raises:
       UserError: there is no checkpoint, it is another model's, or there are too few training images for
@@ -44,7 +41,7 @@ def evaluate(
     if sample is not None:
         training = embedder.split(dataset, 'train', sample)
         more |= analysis.analyze(embedder, dataset, embeddings, training)
-        more |= identification.measure(embedder, dataset, embeddings, rerank=rerank)
+        more |= identification.measure(embedder, dataset, embeddings)
     if hosts.is_first():
         query, gallery = (embeddings[split] for split in splits)
         written, picture = workdir / 'results.json', workdir / 'retrievals.png'

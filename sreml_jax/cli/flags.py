@@ -38,7 +38,6 @@ MODES = {
     'train': Mode('train to the last epoch, going on from the newest checkpoint, then evaluate'),
     'eval': Mode(
         'evaluate the newest checkpoint of --workdir, by fewer members and numbers too',
-        takes=('rerank',),
         of_run=True,
     ),
     'embed': Mode(
@@ -51,7 +50,7 @@ MODES = {
     'search': Mode(
         'print the images of --index that are most like each photograph of --query, and draw them',
         needs=('index', 'query'),
-        takes=('top', 'vote', 'threshold', 'format', 'rerank', 'approximate'),
+        takes=('top', 'vote', 'threshold', 'format', 'approximate'),
         of_run=True,
     ),
     'remove': Mode(
@@ -143,11 +142,6 @@ THRESHOLD = flags.DEFINE_float(
     'duplicates: of two images that show the same [0.98]',
     lower_bound=-1.0,
     upper_bound=1.0,
-)
-RERANK = flags.DEFINE_bool(
-    'rerank',
-    False,
-    ': in the order of which have each other among their nearest: more of a class, a little worse first',
 )
 FORMAT = flags.DEFINE_enum('format', 'table', ['table', 'json', 'csv'], 'how results are printed [table]')
 EMBEDDINGS = flags.DEFINE_list(

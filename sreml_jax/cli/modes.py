@@ -76,7 +76,7 @@ def eval(job: Job) -> None:
 
     dataset = data.load(job.config)
     start.say_first(job.config, dataset)
-    evaluate(job.config, job.workdir, dataset, thorough=True, rerank=flags.RERANK.value)
+    evaluate(job.config, job.workdir, dataset, thorough=True)
 
 
 def embed(job: Job) -> None:
@@ -113,7 +113,6 @@ def search(job: Job) -> None:
         voters=flags.VOTE.value,
         threshold=flags.THRESHOLD.value,
         kind=flags.FORMAT.value,
-        rerank=flags.RERANK.value,
     )
 
 

@@ -8,7 +8,6 @@ from jax.experimental import multihost_utils
 from sreml_jax.data.dataset import Dataset
 from sreml_jax.drawing import thresholds as drawing
 from sreml_jax.embedder import Embedder
-from sreml_jax.evaluation import reranked
 from sreml_jax.retrieval import pca, threshold_file, thresholds
 from sreml_jax.retrieval.nearest import nearest
 from sreml_jax.retrieval.protocol import Protocol
@@ -19,9 +18,7 @@ from sreml_jax.runtime import hosts
 VOTERS = (1, 3, 5, 10, 20)
 
 
-def measure(
-    embedder: Embedder, dataset: Dataset, embeddings: dict[str, np.ndarray], *, rerank: bool = False
-) -> dict[str, Any]:
+def measure(embedder: Embedder, dataset: Dataset, embeddings: dict[str, np.ndarray]) -> dict[str, Any]:
     """Prints votes and thresholds of a checkpoint; writes thresholds.json and .png into its workdir.
 
     If config.embedding_dim is set, the thresholds of the reduced embedding are stored too: its PCA must lie
@@ -31,7 +28,6 @@ def measure(
       embedder: of the checkpoint, which reduces nothing.
       dataset: gives the protocol.
       embeddings: split -> float32 [images, d], of the evaluation splits.
-      rerank: also measure what re-ranking gains.
 
     Returns:
       Further entries of results.json.
@@ -65,10 +61,6 @@ def measure(
     entries: dict[str, Any] = {'votes': {str(k): share for k, share in shares.items()}}
     if found:
         entries['thresholds'] = threshold_file.as_json(found)
-    if rerank:
-        entries['reranked'] = reranked.measure(query, gallery, protocol, config.recalls, embedder.devices)
-        if hosts.is_first():
-            print(reranked.table(entries['reranked']), flush=True)
     return entries
 
 

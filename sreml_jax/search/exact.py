@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sreml_jax.retrieval import quantization, reranking
 from sreml_jax.retrieval.nearest import nearest
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.search.index import Index, Item
@@ -63,7 +62,6 @@ def search(
     find: Find = exact,
     *,
     without: Sequence[str] = (),
-    rerank: bool = False,
 ) -> list[list[Match]]:
     """Finds the images of an index that are most similar to each query.
 
@@ -74,7 +72,6 @@ def search(
       find: does the search: `exact`, or an approximate one.
       without: sha256 of each query's file; images of the index with the same bytes are left out. Default:
         nothing is left out.
-      rerank: put the nearest in the order of `reranking.rerank`, whose similarities need not fall.
 
     Raises:
       UserError: query and index have embeddings of different lengths, or the embeddings are damaged.
@@ -85,8 +82,7 @@ def search(
             f'the query has {width:,} dimensions and the embeddings in {index.folder} have {dimensions:,}; '
             'make the Embedder with the config.embedding and config.embedding_dim of the index'
         )
-    wanted = max(top, reranking.CANDIDATES) if rerank else top
-    k = wanted + bool(without)
+    k = top + bool(without)
     while True:
         rows, similarities = find(query, index, k)
         check_cosines(index, similarities)
@@ -100,23 +96,10 @@ def search(
                 [match for match in one if match[2].sha256 != sha256]
                 for one, sha256 in zip(found, without, strict=True)
             ]
-        if k >= len(index) or all(len(one) >= wanted for one in found):
+        if k >= len(index) or all(len(one) >= top for one in found):
             break
         k *= 2  # the index holds copies of a query
-    if rerank:
-        found = [_reranked(one, matches, index) for one, matches in zip(query, found, strict=True)]
     return [[Match(rank, *one) for rank, one in enumerate(matches[:top], 1)] for matches in found]
-
-
-def _reranked(
-    query: np.ndarray, matches: list[tuple[float, int, Item]], index: Index
-) -> list[tuple[float, int, Item]]:
-    """Returns the matches, the nearest of them in another order."""
-    rows = [row for _, row, _ in matches[: reranking.CANDIDATES]]
-    stored = quantization.decode(index.embeddings[rows], index.scale)
-    stored /= np.maximum(np.linalg.norm(stored, axis=1, keepdims=True), 1e-12)
-    order = reranking.rerank(query[None], stored[None])[0]
-    return [*(matches[i] for i in order), *matches[len(rows) :]]
 
 
 def check_cosines(index: Index, similarities: np.ndarray) -> None:

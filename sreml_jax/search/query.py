@@ -34,7 +34,6 @@ def answer(
     voters: int = 0,
     threshold: float | None = None,
     find: Find = exact,
-    rerank: bool = False,
 ) -> list[Answer]:
     """Finds the images of an index that are most like each photograph, itself left out.
 
@@ -45,7 +44,7 @@ def answer(
       top: images a query.
       voters: neighbors that vote on its class; 0: none.
       threshold: similarity below which a match means nothing; None: it is not known.
-      find, rerank: see `search`.
+      find: see `search`.
 
     Raises:
       UserError: another checkpoint made the index, or it is damaged.
@@ -53,7 +52,7 @@ def answer(
     compatibility.refuse_other_checkpoint(index.folder, index.about, embedder.about)
     if not queries.paths:
         return []
-    found = search(queries.embeddings, index, max(top, voters), find, without=queries.hashes, rerank=rerank)
+    found = search(queries.embeddings, index, max(top, voters), find, without=queries.hashes)
     return [
         Answer(path, matches[:top], Verdict.of(matches, voters, threshold))
         for path, matches in zip(queries.paths, found, strict=True)
@@ -71,12 +70,11 @@ def print_answers(
     voters: int = 0,
     threshold: float | None = None,
     kind: str = 'table',
-    rerank: bool = False,
 ) -> list[Answer]:
     """Prints what is most like each photograph, and draws a contact sheet of the first ones.
 
     Args:
-      embedder, index, top, voters, rerank: see `answer`.
+      embedder, index, top, voters: see `answer`.
       threshold: similarity below which a match means nothing; None: as the run's --mode=eval has measured.
       named: files, folders and globs of photographs.
       sheet: path of the PNG to write.
@@ -101,9 +99,7 @@ def print_answers(
             file=messages,
         )
         find = lambda query, _, k: lists.search(query, k)  # noqa: E731
-    found = answer(
-        embedder, index, queries, top=top, voters=voters, threshold=threshold, find=find, rerank=rerank
-    )
+    found = answer(embedder, index, queries, top=top, voters=voters, threshold=threshold, find=find)
     if found or kind != 'table':
         print(written(found, kind, threshold))
     if found:

@@ -9,8 +9,8 @@ from support.looking import begun
 from support.tiny import tiny_dataset
 
 from sreml_jax.embedder import Embedder
-from sreml_jax.evaluation import identification, reranked
-from sreml_jax.retrieval import pca, reranking
+from sreml_jax.evaluation import identification
+from sreml_jax.retrieval import pca
 from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.search.verdict import threshold_of
 
@@ -68,27 +68,3 @@ def test_votes_of_hand_made_neighbors():
     assert shares[1] == 6 / 8  # 0.25 and 0.2 are each other's nearest
     nearest = np.argsort(np.abs(angles[:, None] - angles) + 9 * np.eye(8), 1)[:, :3]
     assert shares[3] == np.mean((labels[nearest] == labels[:, None]).sum(1) >= 2)
-
-
-def test_what_re_ranking_gains(capsys):
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 6, 80)
-    x = random.normal(size=(6, 8))[labels] + random.normal(0, 1.2, (80, 8))
-    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-    found = reranked.measure(x, x, Protocol(labels, labels, True), (1, 2, 1000))
-
-    similarity = x @ x.T
-    np.fill_diagonal(similarity, -np.inf)
-    cosine = np.argsort(-similarity, 1, kind='stable')[:, :-1]
-    order = reranking.rerank(x, x[cosine])
-    for name, neighbors in (('before', cosine), ('after', np.take_along_axis(cosine, order, 1))):
-        right = labels[neighbors] == labels[:, None]
-        relevant = right.sum(1)
-        assert found[name]['recall'] == pytest.approx(
-            {'1': right[:, 0].mean(), '2': right[:, :2].any(1).mean()}
-        )
-        precision = [row[:r].mean() for row, r in zip(right, relevant, strict=True)]
-        assert found[name]['r_precision'] == pytest.approx(np.mean(precision))
-    assert found['before'] != found['after']
-    line = f'R@1{100 * found["before"]["recall"]["1"]:17.2f}%'
-    assert line.split() == reranked.table(found).splitlines()[2].split()[:2]

@@ -13,7 +13,6 @@ from PIL import Image
 from support.looking import begun, files
 
 from sreml_jax.embedder import Embedder
-from sreml_jax.retrieval import reranking
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.search.answers import Answer, written
 from sreml_jax.search.embed import embed
@@ -90,21 +89,6 @@ def test_copies_of_a_query_are_left_out_whatever_their_names(embedder, photograp
     assert {Path(match.item.path).name for match in copied.matches} == {'other8.png', 'other9.png'}
     assert [match.rank for match in copied.matches] == [1, 2]
     assert len(other.matches) == 3
-
-
-def test_re_ranked_matches_keep_their_similarities(embedder, index, photographs, similarity):
-    queries = read(embedder, [str(photographs[3])])
-    plain, changed = (answer(embedder, index, queries, top=41, rerank=r)[0].matches for r in (False, True))
-    others = [j for j in range(42) if j != 3]
-    pixels = np.stack([np.asarray(Image.open(path)) for path in photographs])
-    embeddings = embedder.images(pixels)
-    order = np.argsort(-similarity[3], kind='stable')[:41]
-    want = order[reranking.rerank(embeddings[3:4], embeddings[None, order])[0]]
-    assert [match.row for match in changed] == want.tolist() and sorted(want) == others
-    assert [match.rank for match in changed] == list(range(1, 42))
-    assert {m.row: m.similarity for m in changed} == {m.row: m.similarity for m in plain}
-    top = answer(embedder, index, queries, top=3, rerank=True)[0].matches
-    assert [match.row for match in top] == want[:3].tolist()
 
 
 def test_folders_globs_and_files_are_searched_each_once(embedder, photographs, tmp_path, monkeypatch):
