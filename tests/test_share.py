@@ -100,7 +100,7 @@ def test_published_and_used_from_the_hub_and_its_cache(run, tmp_path, monkeypatc
     for code, output, error in (missing, refused, offline[1]):
         assert (code, output, error.count('\n')) == (2, '', 1), error
     assert 'cannot fetch me/none: ' in missing[2]
-    assert 'cannot publish me/x: the hub refuses (status 401); log in by "hf auth login"' in refused[2]
+    assert 'cannot publish me/x: the hub refuses (status 401); log in with "hf auth login"' in refused[2]
     assert 'cannot fetch me/none (' in offline[1][2] and 'where the hub can be reached' in offline[1][2]
     workdir = tmp_path / 'runs' / 'hf' / 'me' / 'birds'
     assert (workdir / 'model.safetensors').is_symlink()

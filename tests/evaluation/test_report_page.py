@@ -127,7 +127,7 @@ def test_an_evaluation_of_another_step_or_embedding_is_not_shown(workdir, tmp_pa
 @pytest.mark.parametrize('package', ['jinja2', 'sklearn'])
 def test_without_the_optional_dependencies(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"needs {package}: pip install '\.\[report\]'"):
+    with pytest.raises(UserError, match=rf"needs {package}: pip install 'sreml_jax\[report\]'"):
         report_page.check_installed()
 
 
