@@ -60,7 +60,9 @@ def test_tiles_are_counted_where_winograd_runs_alone():
     ids=str,
 )
 def test_the_memory_is_within_15_percent_of_the_compiled_step_s(fields, monkeypatch):
-    if fields['model_type'] != 'resnet18':  # fewer blocks compile in less time, and are estimated alike
+    if (
+        fields['model_type'] == 'resnext50_32x4d'
+    ):  # fewer blocks compile in less time, and are estimated alike
         backbone = resnet.BACKBONES[fields['model_type']]._replace(blocks=(1, 2, 2, 1))
         monkeypatch.setitem(resnet.BACKBONES, fields['model_type'], backbone)
     config = default.get_config()

@@ -33,4 +33,6 @@ def test_damaged_pictures(kind, capfd):
     with Watched() as watched:
         counts = fuzz.count(read, fuzz.cases(KINDS[kind](), 150))
     assert counts['refused'] and counts['accepted']
-    assert capfd.readouterr().err == ''
+    # Tensorflow's own log is on if another test has imported it first; the program turns it off.
+    printed = capfd.readouterr().err.splitlines()
+    assert not [line for line in printed if not line.startswith('W0000')]

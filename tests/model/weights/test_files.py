@@ -91,7 +91,7 @@ def test_another_kind_of_file_is_refused(tmp_path, suffix, content):
     path = tmp_path / f'x{suffix}'
     path.write_bytes(content)
     with pytest.raises(
-        UserError, match=f'x{suffix} cannot be read as a {suffix} of named arrays: it is damaged, or'
+        UserError, match=f'x{suffix} cannot be read as a {suffix} file of named arrays: it is damaged or'
     ):
         files.read(path)
 
