@@ -1,6 +1,5 @@
 """Which files a folder or a glob means, and what is read of them."""
 
-import errno
 import hashlib
 import os
 import tracemalloc
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import pictures
+from support.folders import close
 
 from sreml_jax.data import photographs
 from sreml_jax.data.photographs import Found, Pattern
@@ -104,19 +104,7 @@ def test_a_folder_is_walked_only_where_the_glob_leads(tree, monkeypatch):
     assert walked == [str(tree)]
 
 
-def close(folder, monkeypatch) -> None:
-    """Makes a folder one that cannot be looked into, for root as well."""
-    scandir = os.scandir
-
-    def refused(path):
-        if str(path) == str(folder):
-            raise PermissionError(errno.EACCES, 'Permission denied', path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, 'scandir', refused)
-
-
-def test_a_folder_that_cannot_be_looked_into_is_reported_of(tree, monkeypatch):
+def test_a_folder_that_cannot_be_looked_into_is_reported(tree, monkeypatch):
     close(tree / 'cats', monkeypatch)
     found = list(Pattern(str(tree)).find())
     problem = f'{tree}/cats: Permission denied'
