@@ -1,5 +1,6 @@
 """Parses the command line: a mistake ends the program with one sentence and exit code 2."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake ends with one sentence and exit code 2."""
     asked = {argument.lstrip('-') for argument in argv[1:] if argument.startswith('-')}
     if not asked.isdisjoint((*_HELP, 'version')):
-        print(help.version() if 'version' in asked else help.text(flags.MODES))
+        _show(help.version() if 'version' in asked else help.text(flags.MODES))
         sys.exit(0)
     try:
         sys.argv[1:] = _file_first(argv[1:])  # ml_collections reads it
@@ -47,6 +48,14 @@ def parse(argv: list[str]) -> list[str]:
     except (MemoryError, RecursionError):  # Python's parser over a value of thousands of parts
         sys.exit(complain('a value has too many parts for Python to read; shorten it'))
     return rest
+
+
+def _show(text: str) -> None:
+    """Prints text; a reader that leaves early, such as head, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends
 
 
 def complain(sentence: str) -> int:

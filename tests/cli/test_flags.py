@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,10 @@ def test_a_config_may_import_the_default_of_a_checkout_and_elsewhere_hears_the_n
         f'error: {mine} imports configs, which is only found in a checkout; write '
         '"from sreml_jax.configs import default"\n'
     )
+
+
+def test_a_reader_of_help_may_leave_early():
+    program = shlex.join([sys.executable, '-m', 'sreml_jax.main', '--help'])
+    script = f'set -o pipefail; for i in 1 2 3; do {program} | (read line; exit 0) || exit 1; done'
+    done = subprocess.run(['bash', '-c', script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')

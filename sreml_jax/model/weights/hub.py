@@ -61,7 +61,7 @@ def fetch(model_type: str) -> Path:
     repository, revision, sha256 = PUBLISHED[model_type]
     url = hf_hub_url(repository, FILE, revision=revision)
     by_hand = (
-        f'fetch {url} on another machine, put it on this one and set config.weights to its path, or '
+        f'fetch {url} on another machine, put it on this one and pass --config.weights=PATH, or '
         'start from random weights by --config.weights=none'
     )
     cached = try_to_load_from_cache(repository, FILE, revision=revision)

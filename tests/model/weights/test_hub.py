@@ -99,9 +99,7 @@ def fetch(folder, port, offline=False):
 
 def says_where_to_get_it(complaint, port):
     url = f'http://127.0.0.1:{port}{PATH}'
-    return (
-        f'fetch {url} on another machine, put it on this one and set config.weights to its path' in complaint
-    )
+    return f'fetch {url} on another machine, put it on this one and pass --config.weights=PATH' in complaint
 
 
 def test_every_backbone_is_pinned():
