@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sreml_jax.embedder import Embedder
 from sreml_jax.evaluation import model_card
-from sreml_jax.model.weights.hub import refuse_unreachable
+from sreml_jax.model.weights.hub import first_cause, refuse_unreachable
 from sreml_jax.retrieval import pca, threshold_file
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
@@ -142,10 +142,7 @@ def _explained(repository: str, what: str) -> Iterator[None]:
             ) from error
         if status == 404:
             raise UserError(f'cannot {what} {repository}: there is no such repository') from error
-        cause: BaseException = error
-        while cause.__cause__:
-            cause = cause.__cause__
-        reason = (str(cause) or type(cause).__name__).splitlines()[0].rstrip('.')
         raise UserError(
-            f'cannot {what} {repository} ({printable(reason)}); try again where the hub can be reached'
+            f'cannot {what} {repository} ({printable(first_cause(error))}); '
+            'try again where the hub can be reached'
         ) from error

@@ -70,10 +70,7 @@ def votes(query: np.ndarray, gallery: np.ndarray, protocol: Protocol, **more: An
     Args: see `nearest`.
     """
     found, similarities = nearest(query, gallery, max(VOTERS), same=protocol.same, **more)
-    labels = np.unique(np.concatenate([protocol.gallery_labels, protocol.query_labels]), return_inverse=True)[
-        1
-    ]
-    of_gallery, of_query = np.split(labels, [len(protocol.gallery_labels)])
+    of_query, of_gallery = protocol.numbered
     shares = {}
     for k in VOTERS:
         if k <= found.shape[1]:

@@ -59,6 +59,13 @@ class Protocol:
         at = np.minimum(np.searchsorted(classes, self.query_labels), len(classes) - 1)
         return np.where(classes[at] == self.query_labels, counts[at] - self.same, 0)
 
+    @functools.cached_property
+    def numbered(self) -> tuple[np.ndarray, np.ndarray]:
+        """The labels of queries and gallery, numbered from 0 in ascending order; int32 each."""
+        labels = np.concatenate([self.query_labels, self.gallery_labels])
+        query, gallery = np.split(np.unique(labels, return_inverse=True)[1], [len(self.query_labels)])
+        return query.astype(np.int32), gallery.astype(np.int32)
+
     def of_classes(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, 'Protocol']:
         """Restricts the protocol to some classes.
 

@@ -77,8 +77,7 @@ class _Pairs:
         chunk: int | None,
     ):
         self._devices, self._same = devices, protocol.same
-        labels = np.concatenate([protocol.query_labels, protocol.gallery_labels])
-        labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
+        of_query, of_gallery = protocol.numbered
         lengths, platform = (len(query), len(gallery)), devices[0].platform
         size = chunk or rows_of_block(lengths, query.shape[1], query.itemsize, platform)
 
@@ -86,10 +85,10 @@ class _Pairs:
             blocks = Blocks(x, np.argsort(labels, kind='stable'), size, devices, alone=self._same)
             return blocks, blocks.cut(labels[blocks.order], -1)
 
-        self._rows, row_labels = sort(query, labels[: len(query)])
+        self._rows, row_labels = sort(query, of_query)
         self._columns, column_labels = self._rows, row_labels
         if not self._same:
-            self._columns, column_labels = sort(gallery, labels[len(query) :])
+            self._columns, column_labels = sort(gallery, of_gallery)
         self.order, self._shape = self._rows.order, row_labels.shape
         self._pairs = hosts.share(
             [

@@ -53,10 +53,9 @@ def recall_at_1(
     size = chunk or _rows(max(len(query), len(gallery)), sum(chosen.shape), devices[0].platform)
     rows = Blocks(query, np.arange(len(query)), size, devices, alone=same)
     columns = rows if same else Blocks(gallery, np.arange(len(gallery)), size, devices)
-    labels = np.concatenate([protocol.query_labels, protocol.gallery_labels])
-    labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    row_labels = rows.on_devices(labels[: len(query)], -1)
-    column_labels = row_labels if same else columns.on_devices(labels[len(query) :], -1)
+    of_query, of_gallery = protocol.numbered
+    row_labels = rows.on_devices(of_query, -1)
+    column_labels = row_labels if same else columns.on_devices(of_gallery, -1)
     weights = once_per_device(chosen.astype(np.float32)[None])
     diagonal = once_per_device(np.array([False, True]))
 

@@ -65,3 +65,9 @@ def test_labels_that_do_not_fit_are_refused():
         Protocol(np.zeros(2, int), np.array(3), False)
     with pytest.raises(ValueError, match='same=True, but 3 queries and 2 gallery images'):
         Protocol(np.arange(3), np.arange(2), True)
+
+
+def test_labels_are_numbered_in_ascending_order():
+    query, gallery = Protocol(np.array([70, 5, 70]), np.array([5, -2, 900, 70]), False).numbered
+    assert query.tolist() == [2, 1, 2] and gallery.tolist() == [1, 0, 3, 2]
+    assert query.dtype == gallery.dtype == np.int32

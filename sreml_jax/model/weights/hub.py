@@ -70,12 +70,8 @@ def fetch(model_type: str) -> Path:
             refuse_unreachable(url)  # the library would try for half a minute
         path = Path(hf_hub_download(repository, FILE, revision=revision))
     except Exception as error:  # those of its HTTP client too, which differ from version to version
-        cause: BaseException = error
-        while cause.__cause__:
-            cause = cause.__cause__
-        reason = (str(cause) or type(cause).__name__).splitlines()[0].rstrip('.')
         raise UserError(
-            f'the ImageNet weights of {model_type} cannot be fetched ({reason}); {by_hand}'
+            f'the ImageNet weights of {model_type} cannot be fetched ({first_cause(error)}); {by_hand}'
         ) from error
     with path.open('rb') as file:
         found = hashlib.file_digest(file, 'sha256').hexdigest()
@@ -108,3 +104,10 @@ def refuse_unreachable(url: str) -> None:
     thread.join(REACHED_IN)
     if failed:
         raise failed[0]
+
+
+def first_cause(error: BaseException) -> str:
+    """Returns the first line of the error that led to this one of the hub's library."""
+    while error.__cause__:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip('.')
