@@ -44,6 +44,9 @@ def main() -> None:
     p.add_argument('--flips', default='random', choices=('random', 'none'))
     p.add_argument('--size', type=positive, default=256)
     p.add_argument('--batch', type=positive, default=32)
+    p.add_argument(
+        '--learning_rate', type=float, default=1e-4, help="the network's; the proxies' is 100 times"
+    )
     p.add_argument('--seed', type=int, default=0)
     length = p.add_mutually_exclusive_group()
     length.add_argument('--epochs', type=positive, default=8)
@@ -76,9 +79,7 @@ def main() -> None:
     if args.seconds:
         seconds['a step, timed before'] = of_step = training.seconds_of_step(pixels['train'], labels['train'])
         args.epochs = epochs_within(args.seconds, of_step, steps)
-        print(
-            f'{args.epochs} epochs of {steps} steps, {of_step:.3f} s each, for {args.seconds} s', flush=True
-        )
+        print(f'{args.epochs} epochs of {steps} steps of {of_step:.3f} s within {args.seconds} s', flush=True)
     start = time.perf_counter()
     last_loss = training.run(pixels['train'], labels['train'], args.epochs)
     seconds['training'] = time.perf_counter() - start

@@ -1,7 +1,8 @@
 """The training of one ResNet with a proxy loss, as the losses' papers set it; see peer_proxy.py.
 
 Proxy Anchor: Kim et al. 2020, margin 0.1 and scale 32. Normalized softmax: Zhai and Wu 2019, temperature
-0.05. Of the former are AdamW at 1e-4, proxies at 100 times that, 512 numbers from the sum of average and
+0.05. Of the former are AdamW with decay 1e-4, proxies at 100 times
+the network's rate (1e-4, which fits pretrained weights), 512 numbers from the sum of average and
 maximum pooling, random resized crops and flips. One cycle of the learning rate spans the run.
 """
 
@@ -26,7 +27,7 @@ LOSSES = {
         classes, dimensions, temperature=0.05
     ),
 }
-RATE, PROXY_RATE, WEIGHT_DECAY = 1e-4, 1e-2, 1e-4
+PROXY_RATE, WEIGHT_DECAY = 100, 1e-4  # the former in learning rates of the network
 SCALES, RATIOS = (0.16, 1.0), (3 / 4, 4 / 3)  # of a crop: its share of the image, width by height
 WARMUP, TIMED = 3, 10  # steps: before a step is timed, and timed
 EMBEDDED = 128  # images at a time
@@ -121,15 +122,10 @@ class Training:
         """Yields the loss of each step; the incomplete last batch of an epoch is dropped."""
         args, random = self._args, torch.Generator().manual_seed(self._args.seed)
         images, classes = (torch.from_numpy(x).to(self._device) for x in (pixels, labels.astype(np.int64)))
-        groups = [
-            {'params': self.net.parameters(), 'lr': RATE},
-            {'params': self.loss.parameters(), 'lr': PROXY_RATE},
-        ]
+        rates, of_epoch = [args.learning_rate, PROXY_RATE * args.learning_rate], len(labels) // args.batch
+        groups = [{'params': module.parameters()} for module in (self.net, self.loss)]
         optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=self._device.type == 'cuda')
-        of_epoch = len(labels) // args.batch
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [RATE, PROXY_RATE], total_steps=epochs * of_epoch
-        )
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=epochs * of_epoch)
         self.net.train()
         for _ in range(epochs):
             order = torch.randperm(len(labels), generator=random).to(self._device)
