@@ -44,9 +44,7 @@ def main() -> None:
     p.add_argument('--flips', default='random', choices=('random', 'none'))
     p.add_argument('--size', type=positive, default=256)
     p.add_argument('--batch', type=positive, default=32)
-    p.add_argument(
-        '--learning_rate', type=float, default=1e-4, help="the network's; the proxies' is 100 times"
-    )
+    p.add_argument('--learning_rate', type=float, default=1e-4, help='the proxies learn 100 times as fast')
     p.add_argument('--seed', type=int, default=0)
     length = p.add_mutually_exclusive_group()
     length.add_argument('--epochs', type=positive, default=8)
