@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-SUBJECTS = ('step', 'compile', 'convs', 'recall', 'input', 'check', 'birds', 'trials', 'card')
+SUBJECTS = ('step', 'compile', 'convs', 'recall', 'input', 'check', 'birds', 'trials', 'peer_proxy', 'card')
 HERE = Path(__file__).resolve().parent
 
 

@@ -3,8 +3,8 @@
 python launch/bench birds --images=FOLDER                   a folder or tar of <class>/*, squashed to --size
 python launch/bench birds --images=FOLDER --weights=resnet18.npz --epochs=8
 
-The first half of the sorted classes trains, the other half is searched. PIL decodes the photographs into
-memory first.
+The first half of the sorted classes trains, the other half is searched; train/<class> and test/<class> are
+taken as they are. PIL decodes the photographs into memory first.
 """
 
 import argparse
@@ -89,7 +89,10 @@ def config_of(args: argparse.Namespace):
 
 
 def photographs(images: Path, size: int, folder: Path) -> ArrayDataset:
-    """Returns the photographs as arrays, RGB, squashed to size x size."""
+    """Returns the photographs as arrays, RGB, squashed to size x size.
+
+    `images` holds <class>/*, whose sorted classes are halved, or train/<class>/* and test/<class>/*.
+    """
     if images.is_file():
         with tarfile.open(images) as tar:
             tar.extractall(folder / 'images', filter='data')
@@ -106,7 +109,10 @@ def photographs(images: Path, size: int, folder: Path) -> ArrayDataset:
 
     with ThreadPoolExecutor() as pool:
         pixels = np.stack(list(pool.map(read, paths)))
-    chosen = {'train': labels < len(classes) // 2, 'test': labels >= len(classes) // 2}
+    tested = np.arange(len(classes)) >= len(classes) // 2
+    if {path.parent.name for path in classes} == {'train', 'test'}:
+        tested = np.array([path.parent.name == 'test' for path in classes])
+    chosen = {'train': ~tested[labels], 'test': tested[labels]}
     return ArrayDataset(
         images.name,
         {split: pixels[mask] for split, mask in chosen.items()},

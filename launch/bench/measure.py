@@ -73,7 +73,8 @@ def positive(text: str) -> int:
 
 def keep(figures: dict, args: argparse.Namespace) -> None:
     """Prints the figures as one JSON line, and writes them to `args.json` if it is set."""
-    packages = ('jax', 'jaxlib', 'flax', 'tensorflow-cpu', 'torch', 'faiss-cpu', 'pillow', 'numpy')
+    ours = ('jax', 'jaxlib', 'flax', 'tensorflow-cpu', 'pillow', 'numpy')
+    packages = (*ours, 'torch', 'pytorch-metric-learning', 'faiss-cpu')
     record = {
         'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'machine': platform.processor() or platform.machine(),

@@ -50,10 +50,11 @@ class Residual(nn.Module):
         return x
 
 
-def _stage(model_type: str, index: int) -> nn.Sequential:
+def stage(model_type: str, index: int, width: int = 64) -> nn.Sequential:
+    """Returns layer1 to layer4 (index 1 to 4) of a backbone whose stem has `width` channels."""
     bottleneck, blocks, groups, group_width = STAGES[model_type]
-    planes, expansion = 32 * 2**index, 4 if bottleneck else 1
-    inputs, stride = (64, 1) if index == 1 else (planes // 2 * expansion, 2)
+    planes, expansion = width * 2 ** (index - 1), 4 if bottleneck else 1
+    inputs, stride = (width, 1) if index == 1 else (planes // 2 * expansion, 2)
     first = Residual(inputs, planes, stride, bottleneck, groups, group_width)
     rest = (
         Residual(planes * expansion, planes, 1, bottleneck, groups, group_width)
@@ -67,7 +68,7 @@ class Member(nn.Module):
 
     def __init__(self, model_type: str, meta_classes: int):
         super().__init__()
-        self.layer2, self.layer3, self.layer4 = (_stage(model_type, index) for index in (2, 3, 4))
+        self.layer2, self.layer3, self.layer4 = (stage(model_type, index) for index in (2, 3, 4))
         self.fc = nn.Linear(512 * (4 if STAGES[model_type][0] else 1), meta_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -81,7 +82,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(model_type, 1)
+        self.layer1 = stage(model_type, 1)
         self.members = nn.ModuleList(Member(model_type, meta_classes) for _ in range(members))
 
     def trunk(self, images: torch.Tensor) -> torch.Tensor:
