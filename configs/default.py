@@ -60,6 +60,7 @@ def get_config() -> config_dict.ConfigDict:
     c.eval_batch_size = 64
     # The embedding: each member's 'logits' (the seed), or its 'pooled' features before them.
     c.embedding = 'logits'
+    c.mirrored = False  # embed an image together with its mirror image: it finds more, in twice the time
     c.embedding_dim = 0  # dimensions of an embedding in an index, after PCA and whitening; 0: all
 
     # Machine.

@@ -68,7 +68,9 @@ class Embedder:
         if reduce and config.embedding_dim:
             self.dimensions = config.embedding_dim
             accepted = self.fingerprint, self.old_fingerprint
-            self.pca = pca.load(self.workdir, config.embedding, self.dimensions, accepted)
+            self.pca = pca.load(
+                self.workdir, config.embedding, self.dimensions, accepted, mirrored=config.mirrored
+            )
 
     @classmethod
     def pretrained(cls, config: ConfigDict) -> 'Embedder':

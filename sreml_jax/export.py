@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 import jax
 import jax.export  # jax does not import it by itself
@@ -10,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from sreml_jax.embedder import Embedder
-from sreml_jax.model.ensemble import embed, normalize
+from sreml_jax.model.ensemble import embeddings, normalize
 from sreml_jax.runtime import files
 from sreml_jax.runtime.errors import UserError
 
@@ -74,9 +73,7 @@ def function(embedder: Embedder) -> Callable[[Mapping[str, jax.Array], jax.Array
 
     def embed_images(weights, images):
         variables = traverse_util.unflatten_dict(weights, sep='/')
-        embeddings = embed(
-            cast(jax.Array, model.apply(variables, normalize(images, embedder.mean, embedder.std)))
-        )
-        return embedder.pca(embeddings, embedder.dimensions) if embedder.pca else embeddings
+        found = embeddings(model, variables, normalize(images, embedder.mean, embedder.std))
+        return embedder.pca(found, embedder.dimensions) if embedder.pca else found
 
     return embed_images

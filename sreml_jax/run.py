@@ -41,7 +41,8 @@ class Run:
     def name(self) -> str:
         """What makes the embeddings, for the head of a table's column: 'resnet18 x 48'."""
         pooled = ', pooled' if self.model.embedding == 'pooled' else ''
-        return f'{self.model.model_type} x {self.model.members}{pooled}'
+        mirrored = ', mirrored' if self.model.mirrored else ''
+        return f'{self.model.model_type} x {self.model.members}{pooled}{mirrored}'
 
     def abstract_variables(self) -> dict[str, Any]:
         """Returns the shapes, dtypes and shardings of weights and statistics on this run's mesh."""
@@ -64,6 +65,7 @@ def model_of(config: ConfigDict, platform: str | None = None) -> Ensemble:
         remat=config.remat,
         pool=config.pool,
         embedding=config.embedding,
+        mirrored=config.mirrored,
     )
 
 

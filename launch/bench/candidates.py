@@ -192,7 +192,9 @@ def powered(power: float) -> Callable[[jax.Array], jax.Array]:
 
 CANDIDATES: dict[str, Callable[[], Context]] = {
     'average and maximum': functools.partial(pooled_by, average_and_maximum),
-    'gem and average': functools.partial(pooled_by, lambda x: generalized_mean_pool(x) + global_average_pool(x)),
+    'gem and average': functools.partial(
+        pooled_by, lambda x: generalized_mean_pool(x) + global_average_pool(x)
+    ),
     'gem 5': functools.partial(pooled_by, powered(5.0)),
     'layer norm': functools.partial(head, 0, True),
     'cosine 0.05': functools.partial(head, 0.05),

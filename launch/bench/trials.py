@@ -41,7 +41,9 @@ def main() -> None:
     p.add_argument('--json', required=True, type=Path, help='the trials, each kept when it ends')
     p.add_argument('--recipes', default='seed;cub_plus', help='separated by ;')
     p.add_argument('--seeds', default='0', help='separated by commas')
-    p.add_argument('--test', action='store_true', help='train on all training classes, search the test classes')
+    p.add_argument(
+        '--test', action='store_true', help='train on all training classes, search the test classes'
+    )
     p.add_argument('--members', type=positive, default=2)
     p.add_argument('--size', type=positive, default=64)
     p.add_argument('--epochs', type=positive, default=4)
@@ -163,11 +165,15 @@ def table(kept: list[dict]) -> str:
     groups: dict[tuple, list[dict]] = {}
     for x in kept:
         groups.setdefault((x['recipe'], x['test'], x['size'], x['members'], x['epochs']), []).append(x)
-    lines = ['| recipe | members x epochs | seeds: Recall@1 | mean (deviation) | @2 | @4 | @8 | MAP@R | seconds |']
+    lines = [
+        '| recipe | members x epochs | seeds: Recall@1 | mean (deviation) | @2 | @4 | @8 | MAP@R | seconds |'
+    ]
     lines.append('|---' * 9 + '|')
     for (recipe, test, size, members, epochs), found in groups.items():
         ones = [100 * x['Recall@1'] for x in found]
-        means = [100 * statistics.mean(x[c] for x in found) for c in ('Recall@2', 'Recall@4', 'Recall@8', 'MAP@R')]
+        means = [
+            100 * statistics.mean(x[c] for x in found) for c in ('Recall@2', 'Recall@4', 'Recall@8', 'MAP@R')
+        ]
         spread = f' ({statistics.stdev(ones):.1f})' if len(ones) > 1 else ''
         cells = [
             recipe + (', test classes' if test else ''),

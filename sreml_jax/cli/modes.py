@@ -215,7 +215,7 @@ def _embedding_like(index: 'Index', config: ConfigDict) -> ConfigDict:
 
     config = config.copy_and_resolve_references()
     made_by = saved_config.restore(index.about['checkpoint']['config'])
-    for field in ('embedding', 'embedding_dim'):
+    for field in ('embedding', 'mirrored', 'embedding_dim'):
         if field not in flags.config_overrides():
             config[field] = made_by[field]
     compatibility.refuse_other_embedding(index.folder, made_by, config)

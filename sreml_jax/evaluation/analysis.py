@@ -85,7 +85,10 @@ def analyze(
             numbers, _, means, deviations = zip(*curve, strict=True)
             drawing.save(embedder.workdir / 'members_curve.png', numbers, means, deviations)
         if projection:
-            pca.save(embedder.workdir, config.embedding, projection, embedder.fingerprint)
+            pca.save(
+                *(embedder.workdir, config.embedding, projection, embedder.fingerprint),
+                mirrored=config.mirrored,
+            )
         print(result.dimensions_table(reduced), flush=True)
     return {
         'map_at_r': map_at_r,

@@ -42,7 +42,9 @@ def measure(embedder: Embedder, dataset: Dataset, embeddings: dict[str, np.ndarr
         multihost_utils.sync_global_devices('the PCA is written')
         dimensions = config.embedding_dim
         accepted = embedder.fingerprint, embedder.old_fingerprint
-        projection = pca.load(embedder.workdir, config.embedding, dimensions, accepted)
+        projection = pca.load(
+            embedder.workdir, config.embedding, dimensions, accepted, mirrored=config.mirrored
+        )
         short = np.asarray(projection(query, dimensions))
         others = short if protocol.same else np.asarray(projection(gallery, dimensions))
         reduced = thresholds.calibrate(

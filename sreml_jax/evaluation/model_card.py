@@ -50,6 +50,7 @@ def write(embedder: Embedder, found: dict[str, Any], repository: str) -> str:
     config = embedder.run.config
     members = f'{config.ensemble_size} members' if config.ensemble_size > 1 else 'one member'
     kind = 'pooled features' if config.embedding == 'pooled' else 'logits'
+    kind += ' of an image and its mirror image' if config.mirrored else ''
     parts = [
         f'{_HEAD}\n# {repository.partition("/")[2]}\n',
         f'Finds images of the same class: a {config.model_type} trunk with {members} on top, trained by '

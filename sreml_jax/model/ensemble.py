@@ -2,7 +2,8 @@
 
 import functools
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,7 @@ class Ensemble(nn.Module):
       remat: compute activations inside blocks again in the backward pass: less memory, more work.
       pool: a key of `resnet.POOLS`: how a member pools its last features.
       embedding: 'logits' (the seed) or 'pooled', the features before them.
+      mirrored: embed an image together with its mirror image, see `embeddings`.
     """
 
     model_type: str
@@ -83,6 +85,7 @@ class Ensemble(nn.Module):
     remat: bool = False
     pool: str = 'average'
     embedding: str = 'logits'
+    mirrored: bool = False
 
     @property
     def dimensions(self) -> int:
@@ -127,13 +130,29 @@ def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
+def embeddings(model: Ensemble, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    """Embeds normalized images [batch, H, W, 3]: -> [batch, model.dimensions], of unit length.
+
+    If the model is mirrored, each member's outputs are the sum of the unit vectors of an image and of its
+    mirror image, as classifiers are averaged over both (Krizhevsky et al. 2012). It takes twice the work.
+    """
+    if not model.mirrored:
+        return embed(cast(jax.Array, model.apply(variables, images)))
+    both = cast(jax.Array, model.apply(variables, jnp.concatenate([images, images[:, :, ::-1]])))
+    return embed(unit(both).reshape(2, *images.shape[:1], *both.shape[1:]).sum(0))
+
+
 def embed(outputs: jax.Array) -> jax.Array:
     """Logits or features [batch, members, n] -> embedding of unit length, [batch, members * n].
 
     L2-normalizes each member's outputs and concatenates all (the seed, and DREML before it), in at least
     float32. Outputs that are all zero stay zero.
     """
-    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-    norm = jnp.linalg.norm(outputs, axis=-1, keepdims=True)
-    unit = outputs / jnp.maximum(norm, jnp.finfo(outputs.dtype).tiny)
-    return unit.reshape(outputs.shape[0], -1) / math.sqrt(outputs.shape[1])
+    return unit(outputs).reshape(outputs.shape[0], -1) / math.sqrt(outputs.shape[1])
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Scales vectors [..., n] to length 1, in at least float32; zeros stay zero."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / jnp.maximum(norm, jnp.finfo(x.dtype).tiny)

@@ -82,20 +82,32 @@ def fit(embeddings: np.ndarray, dimensions: int) -> PCA:
     return PCA(mean, axes, bounds)
 
 
-def save(folder: Path, embedding: str, pca: PCA, fingerprint: str) -> None:
-    """Writes FILES[embedding] into the folder, atomically; `fingerprint` is the checkpoint's."""
-    with files.atomic_write(folder / FILES[embedding]) as temporary, temporary.open('wb') as file:
+def path_of(folder: Path, embedding: str, mirrored: bool) -> Path:
+    """Returns the file for embeddings by the config's `embedding` and `mirrored`."""
+    path = folder / FILES[embedding]
+    return path.with_stem(f'{path.stem}_mirrored') if mirrored else path
+
+
+def save(folder: Path, embedding: str, pca: PCA, fingerprint: str, *, mirrored: bool = False) -> None:
+    """Writes `path_of`, atomically; `fingerprint` is the checkpoint's."""
+    with files.atomic_write(path_of(folder, embedding, mirrored)) as temporary, temporary.open('wb') as file:
         np.savez(file, fingerprint=fingerprint, **pca._asdict())
 
 
-def load(folder: Path, embedding: str, dimensions: int, fingerprints: tuple[str, ...]) -> PCA:
+def load(
+    folder: Path, embedding: str, dimensions: int, fingerprints: tuple[str, ...], *, mirrored: bool = False
+) -> PCA:
     """Reads what `save` wrote for a checkpoint with any of the fingerprints.
 
     Raises:
       UserError: the file is missing or damaged, has fewer dimensions, or belongs to another checkpoint.
     """
-    path = folder / FILES[embedding]
-    advice = f'make it by --mode=eval --config.embedding={embedding} --config.embedding_dim={dimensions}'
+    path = path_of(folder, embedding, mirrored)
+    with_mirror = ' --config.mirrored=True' if mirrored else ''
+    advice = (
+        f'make it by --mode=eval --config.embedding={embedding}{with_mirror} '
+        f'--config.embedding_dim={dimensions}'
+    )
     try:
         with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
             saved = dict(arrays)

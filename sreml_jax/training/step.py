@@ -1,7 +1,7 @@
 """The training step and the embedding step: pure functions of arrays, run by every device of a mesh."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from sreml_jax.model import init
-from sreml_jax.model.ensemble import Ensemble, embed, normalize
+from sreml_jax.model.ensemble import Ensemble, embeddings, normalize
 from sreml_jax.model.weights import torchvision
 from sreml_jax.runtime import sharding, xla
 from sreml_jax.training.loss import correct, cross_entropy
@@ -184,8 +184,7 @@ def make_embed_step(
     on_device = model.clone(members=model.members // mesh.shape['member'])
 
     def step(variables, images):
-        outputs = cast(jax.Array, on_device.apply(variables, normalize(images, mean, std)))
-        part = embed(outputs)
+        part = embeddings(on_device, variables, normalize(images, mean, std))
         # Each device scales by its own members.
         return part / np.sqrt(mesh.shape['member'])
 

@@ -14,7 +14,7 @@ from support.tiny import tiny_config, tiny_dataset
 from sreml_jax.embedder import Embedder
 from sreml_jax.evaluate import evaluate
 from sreml_jax.export import function
-from sreml_jax.model.ensemble import Ensemble
+from sreml_jax.model.ensemble import Ensemble, embeddings
 from sreml_jax.train import train
 from sreml_jax.training.checkpoint import newest_config
 
@@ -47,6 +47,25 @@ def test_members_pool_as_the_config_says():
     # One pixel is left of 32: its mean of any power is itself.
     of_average, of_gem = (jax.jit(model.apply)(variables, images[:, :32, :32]) for model in (average, gem))
     assert_allclose(of_gem, of_average, atol=2e-6, rtol=1e-5)
+
+
+def test_a_mirrored_embedding_is_the_mean_over_an_image_and_its_mirror_image():
+    plain = Ensemble('resnet18', 2, 3, width=4, stem='small', conv='grouped', embedding='pooled')
+    images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    variables = jax.jit(plain.init)(jax.random.key(0), images)
+    apply = jax.jit(plain.apply)
+
+    def units(features):
+        return features / np.linalg.norm(features, axis=2, keepdims=True)
+
+    both = units(apply(variables, images)) + units(apply(variables, images[:, :, ::-1]))
+    expected = units(both).reshape(3, -1) / 2**0.5
+    model = plain.clone(mirrored=True)
+    found = jax.jit(lambda variables, images: embeddings(model, variables, images))
+    assert_allclose(found(variables, images), expected, atol=1e-6)
+    assert_allclose(found(variables, images[:, :, ::-1]), expected, atol=1e-6)
+    assert np.abs(expected - embeddings(plain, variables, images)).max() > 1e-3
+    assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-6)
 
 
 @pytest.fixture(scope='module')

@@ -68,12 +68,19 @@ def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str,
 
 
 def refuse_other_embedding(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raises UserError if two configs make embeddings of different outputs of the model."""
+    """Raises UserError if two configs make embeddings of other outputs, or with mirror images or not."""
     made_of, makes = (_NAMES[config.get('embedding', 'logits')] for config in (there, here))
     if made_of != makes:
         raise UserError(
             f'{folder} holds embeddings made of {made_of} and this run makes them of {makes}; '
             f'{_advice("embedding")}'
+        )
+    was, now = (bool(config.get('mirrored', False)) for config in (there, here))
+    if was != now:
+        with_mirror = 'with their mirror images', 'alone'
+        raise UserError(
+            f'{folder} holds embeddings of images {with_mirror[not was]} and this run embeds them '
+            f'{with_mirror[not now]}; {_advice("mirrored")}'
         )
 
 

@@ -194,6 +194,10 @@ def test_what_was_embedded_before_a_kill_is_known_after_it(tmp_path, monkeypatch
             {'checkpoint': ABOUT['checkpoint'] | {'config': {'embedding': 'pooled'}}},
             'made of logits and this run makes them of pooled features; set --config.embedding as',
         ),
+        (
+            {'checkpoint': ABOUT['checkpoint'] | {'config': {'mirrored': True}}},
+            'of images alone and this run embeds them with their mirror images; set --config.mirrored as',
+        ),
         ({'storage': 'int8'}, 'is stored as float32, not as int8'),
     ],
 )
