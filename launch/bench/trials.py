@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,8 +52,11 @@ def main() -> None:
     p.add_argument('--width', type=positive, default=64)
     p.add_argument('--stem', default='imagenet')
     p.add_argument('--jobs', type=positive, default=len(os.sched_getaffinity(0)), help='trials at once')
+    p.add_argument('--core', type=int, help=argparse.SUPPRESS)  # of a trial
     args = p.parse_args()
     if args.recipes.startswith('{'):  # a trial of its own process
+        os.sched_setaffinity(0, {args.core} if args.core is not None else os.sched_getaffinity(0))
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         print(json.dumps(trial(json.loads(args.recipes), args)))
         return
     wanted = [{'recipe': r, 'seed': int(s)} for s in args.seeds.split(',') for r in args.recipes.split(';')]
@@ -74,15 +78,13 @@ def main() -> None:
 
         def run(chosen: dict) -> dict:
             core = cores.get()
-            command = [sys.executable, __file__.replace('trials.py', ''), 'trials', *sys.argv[1:]]
-            command += [f'--recipes={json.dumps(chosen)}', f'--images={folder}']
-            if args.jobs > 1:
-                command = ['taskset', '-c', str(core), *command]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            command = [sys.executable, str(Path(__file__).parent), 'trials', *sys.argv[1:]]
+            command += [f'--recipes={json.dumps(chosen)}', f'--images={folder}', f'--core={core}']
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+                assert child.stdout
+                lines = child.stdout.read().splitlines()
             cores.put(core)
-            if done.returncode:
-                return {}
-            return {**chosen, **json.loads(done.stdout.splitlines()[-1])}
+            return {} if child.returncode else {**chosen, **json.loads(lines[-1])}
 
         for found in pool.map(run, left):
             if found:
@@ -121,12 +123,11 @@ def trial(chosen: dict, args: argparse.Namespace) -> dict:
     from sreml_jax.train import train
 
     arrays = {path.stem: np.load(path) for path in Path(args.images).glob('*.npy')}
-    images = {split: arrays[split] for split in ('train', 'test')}
-    labels = {split: arrays[f'{split}_labels'] for split in ('train', 'test')}
-    if not args.test:
-        held = labels['train'] % 5 == 2
-        images = {'train': images['train'][~held], 'test': images['train'][held]}
-        labels = {'train': labels['train'][~held], 'test': labels['train'][held]}
+    images, labels = split(
+        {name: arrays[name] for name in ('train', 'test')},
+        {name: arrays[f'{name}_labels'] for name in ('train', 'test')},
+        args.test,
+    )
     fields, candidates = parts_of(chosen['recipe'])
     args.model_type, args.meta_classes = 'resnet18', 12
     config = birds.config_of(args)
@@ -160,6 +161,27 @@ def trial(chosen: dict, args: argparse.Namespace) -> dict:
     return {'members': config.ensemble_size, 'epochs': config.num_epochs, **recall, **found, **more}
 
 
+def split(
+    images: dict[str, np.ndarray], labels: dict[str, np.ndarray], test: bool
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns images and labels to train on and to search: split -> [n, ...], split -> int [n].
+
+    test: as they are; else every fifth training class, from the third on, is searched instead.
+    """
+    if test:
+        return images, labels
+    held = labels['train'] % 5 == 2
+    return tuple(  # type: ignore[return-value]
+        {'train': of['train'][~held], 'test': of['train'][held]} for of in (images, labels)
+    )
+
+
+def _end_with_parent() -> None:
+    """Ends a trial if the command that started it ends."""
+    sys.stdin.read()
+    os._exit(1)
+
+
 def table(kept: list[dict]) -> str:
     """Returns the means over seeds, a recipe and setting a line, in Markdown."""
     groups: dict[tuple, list[dict]] = {}
@@ -181,7 +203,7 @@ def table(kept: list[dict]) -> str:
             ', '.join(f'{x:.1f}' for x in ones),
             f'{statistics.mean(ones):.1f}{spread}',
             *(f'{x:.1f}' for x in means),
-            f'{statistics.mean(x["seconds"] for x in found):.0f}',
+            f'{statistics.mean(x.get("core seconds", x.get("seconds", 0)) for x in found):.0f}',
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
