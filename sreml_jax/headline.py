@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sreml_jax import describe, recipe
+from sreml_jax import describe, memory, recipe
 from sreml_jax.data.dataset import Dataset, Extent, images_per_epoch
 from sreml_jax.model import init
 from sreml_jax.run import model_of
@@ -34,8 +34,8 @@ def headline(config: ConfigDict, dataset: Dataset | None = None, *, training: bo
         f'{members} of {config.model_type} at {config.image_size}x{config.image_size}, '
         f'{parameters / 1e6:,.1f} million parameters'
     )
-    needed = sum(describe.training_needs(config).values()) if training else describe.size(variables)
-    free = describe.free_memory()
+    needed = sum(memory.training_needs(config).values()) if training else describe.size(variables)
+    free = memory.free()
     parts.append(
         f'{"training" if training else "weights"} {needed / describe.GIB:.1f} GiB'
         + (f', {free / describe.GIB:.1f} GiB free' if free else '')
