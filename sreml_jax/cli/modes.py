@@ -175,8 +175,9 @@ def serve(job: Job) -> None:
 
 def prepare(job: Job) -> None:
     """Prepares the dataset and prints what is in it."""
-    from sreml_jax import data
+    from sreml_jax import data, headline
 
+    start.say(headline.of_preparation(job.config, data.source_of(job.config)))
     print(data.summary(job.config))
 
 
