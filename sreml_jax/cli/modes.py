@@ -247,7 +247,7 @@ def _check_run(job: Job, trained: bool = False) -> None:
 
     trained: there must be a checkpoint.
     """
-    from sreml_jax import memory, recipe
+    from sreml_jax import data, memory, recipe
     from sreml_jax.model.weights import torchvision
     from sreml_jax.runtime import sharding
 
@@ -255,6 +255,8 @@ def _check_run(job: Job, trained: bool = False) -> None:
     sharding.make(job.config)
     begun = any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*'))
     if not trained and not begun:
+        if job.config.weights == 'imagenet' and not job.config.download:
+            data.found(job.config)  # the user's own images can be at fault too, and no network is needed
         torchvision.check_there(job.config.weights, job.config.model_type)
         if all(job.config[field] for field in recipe.FIELDS):
             memory.refuse_training(job.config)

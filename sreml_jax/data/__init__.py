@@ -39,6 +39,15 @@ def load(config: ConfigDict) -> Dataset:
 
 def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     """Returns the builder of the dataset, prepared; see `load`."""
+    builder = found(config)
+    builder.prepare()
+    for note in builder.info.metadata['notes']:
+        log.warning('%s: %s.', config.data_name, note)
+    return builder
+
+
+def found(config: ConfigDict) -> 'RetrievalBuilder':
+    """Returns the builder of the dataset, whose images are listed but perhaps not prepared; see `load`."""
     name = config.data_name
     if name not in NAMES:
         raise UserError(
@@ -50,11 +59,7 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     source = source_of(config) or Path()
     kind = 'table' if source.is_file() else name
     module = importlib.import_module(f'sreml_jax.data.sources.{kind}')
-    builder = getattr(module, kind.capitalize())(source, config)
-    builder.prepare()
-    for note in builder.info.metadata['notes']:
-        log.warning('%s: %s.', name, note)
-    return builder
+    return getattr(module, kind.capitalize())(source, config)
 
 
 def extent(config: ConfigDict) -> Extent:
