@@ -138,6 +138,8 @@ def test_search_by_upload_and_from_image_to_image(page, address, photos):
     assert page.locator('#found li').count() == 6
     assert page.locator('#found span').first.inner_text() == name
     assert page.locator('#found b').first.inner_text() == '1.000'
+    folder, file = name.split('/')  # where a narrow card breaks the line
+    assert page.locator('#found span').first.inner_html() == f'{folder}/<wbr>{file}<wbr>'
     assert page.locator('#query figcaption').inner_text() == photo.name
     check_pictures(page)
     for width in WIDTHS:
@@ -158,6 +160,10 @@ def test_search_by_upload_and_from_image_to_image(page, address, photos):
 def test_begin_with_an_example(page, address):
     page.goto(address)
     assert page.locator('#examples button').count() == 12
+    for width in (1400, 800, 400):
+        page.set_viewport_size({'width': width, 'height': 900})
+        tops = [one.bounding_box()['y'] for one in page.locator('#examples button').all()]
+        assert tops.count(max(tops)) == tops.count(min(tops))  # no row is left half empty
     page.evaluate('window.scrollTo(0, 9999)')
     page.locator('#examples button').nth(2).click()
     page.wait_for_selector('#found li')
