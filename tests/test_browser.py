@@ -111,6 +111,23 @@ def test_the_report_opens_from_disk(page, report):
     ]
 
 
+def test_no_head_of_a_table_breaks_within_a_word_and_no_card_leaves_a_gap(page, report):
+    page.goto(report.as_uri())
+    lines = """head => [...head.childNodes].flatMap(node => [...node.data.matchAll(/[\\w@]+/g)].map(word => {
+        const range = document.createRange();
+        range.setStart(node, word.index);
+        range.setEnd(node, word.index + word[0].length);
+        return range.getClientRects().length;
+    }))"""
+    for width in WIDTHS:
+        page.set_viewport_size({'width': width, 'height': 900})
+        for head in page.locator('#members th, #shrunk th').all():
+            assert set(head.evaluate(lines)) == {1}, head.inner_text()
+        right = [page.locator(name).bounding_box() for name in ('#curves', '#shrunk')]
+        assert right[0]['x'] + right[0]['width'] == right[1]['x'] + right[1]['width']
+        check_width(page, width)
+
+
 def test_the_map_shows_what_one_points_at(page, report):
     page.goto(report.as_uri())
     for width in WIDTHS:
