@@ -14,8 +14,7 @@ from sreml_jax.model.cost import kept_bytes
 from sreml_jax.model.ensemble import Ensemble, Trunk
 from sreml_jax.model.resnet import BACKBONES, Layers, Stage
 from sreml_jax.run import model_of
-from sreml_jax.runtime import machine, sharding
-from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime import sharding
 
 GIB = 2**30
 
@@ -67,52 +66,10 @@ def mesh_shape(config: ConfigDict) -> tuple[int, int]:
 
 def device_memory(config: ConfigDict) -> int:
     """Returns the bytes that a training step holds on each device."""
-    return sum(_on_device(config).values())
+    return sum(on_device(config).values())
 
 
-def training_needs(config: ConfigDict) -> dict[str, int]:
-    """Returns bytes by kind that training takes of the memory that `free_memory` measures.
-
-    That is a GPU's own; the CPU devices of a process share the host's.
-    """
-    kinds = _on_device(config)
-    if jax.default_backend() != 'cpu':
-        return kinds
-    sharing = math.prod(mesh_shape(config)) // jax.process_count()
-    return {kind: sharing * n for kind, n in kinds.items()}
-
-
-def free_memory() -> int:
-    """Returns the bytes that are free on the fullest GPU, or on the host if there is none; 0: unknown."""
-    if jax.default_backend() == 'cpu':
-        return machine.free_memory()
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    return min(s.get('bytes_limit', 0) - s.get('bytes_in_use', 0) for s in stats)
-
-
-def refuse_excess(config: ConfigDict) -> None:
-    """Raises UserError if training needs more memory than is free, by estimate; allocates nothing."""
-    needs, free = training_needs(config), free_memory()
-    place = 'on this machine' if jax.default_backend() == 'cpu' else 'on a GPU'
-    if 0 < free < sum(needs.values()):
-        largest = sorted(needs.items(), key=lambda item: -item[1])[:2]
-        raise UserError(
-            f'training needs {sum(needs.values()) / GIB:.1f} GiB of memory {place} ('
-            + ', '.join(f'{kind} {n / GIB:.1f}' for kind, n in largest)
-            + f'), and {free / GIB:.1f} GiB are free; lower config.ensemble_size={config.ensemble_size} or '
-            f'config.image_size={config.image_size} first, then config.batch_size={config.batch_size}'
-            + ('' if config.remat else ', or set config.remat=True')
-        )
-    saved = checkpoint_size(init.shapes(model_of(config))) // jax.process_count()
-    host = machine.free_memory()
-    if jax.default_backend() != 'cpu' and 0 < host < saved:
-        raise UserError(
-            f'a checkpoint takes {saved / GIB:.1f} GiB of memory on this machine on its way to the disk, and '
-            f'{host / GIB:.1f} GiB are free; lower config.ensemble_size={config.ensemble_size}'
-        )
-
-
-def _on_device(config: ConfigDict) -> dict[str, int]:
+def on_device(config: ConfigDict) -> dict[str, int]:
     """Returns what a training step holds on each device of the config's mesh, in bytes by kind."""
     model = model_of(config)
     shape = mesh_shape(config)
@@ -154,7 +111,7 @@ def training_memory(
 ) -> dict[str, int]:
     """Returns what a training step holds on each device of a data x member mesh, in bytes by kind."""
 
-    def on_device(tree):
+    def of_device(tree):
         def share(path, x):
             of_members = any(getattr(k, 'key', None) == 'members' for k in path)
             return jax.ShapeDtypeStruct(
@@ -163,7 +120,7 @@ def training_memory(
 
         return jax.tree_util.tree_map_with_path(share, tree)
 
-    params, batch_stats = on_device(variables['params']), on_device(variables['batch_stats'])
+    params, batch_stats = of_device(variables['params']), of_device(variables['batch_stats'])
     gradients = size(params)
     if model.remat and jax.default_backend() == 'gpu':
         # XLA updates a stage before it computes the activations of earlier ones again.

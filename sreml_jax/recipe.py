@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sreml_jax import describe
+from sreml_jax import describe, memory
 from sreml_jax.data.dataset import Extent
 from sreml_jax.model import cost
 from sreml_jax.model.ensemble import Ensemble
@@ -83,8 +83,8 @@ def _fits(config: ConfigDict, members: int, size: int) -> bool:
     """Whether training takes no more than MEMORY_SHARE of what is free."""
     tried = config.copy_and_resolve_references()
     tried.ensemble_size, tried.image_size = members, size
-    free = describe.free_memory()
-    return not free or sum(describe.training_needs(tried).values()) <= MEMORY_SHARE * free
+    free = memory.free()
+    return not free or sum(memory.training_needs(tried).values()) <= MEMORY_SHARE * free
 
 
 def training_seconds(config: ConfigDict, extent: Extent, members: int, size: int) -> float:

@@ -1,9 +1,13 @@
 """The first line of a mode."""
 
+from pathlib import Path
+
 import jax
+from support.runs import folder_of
 from support.tiny import tiny_config, tiny_dataset
 
-from sreml_jax import describe, headline
+from sreml_jax import data, describe, headline
+from sreml_jax.cli import modes
 from sreml_jax.model import init
 from sreml_jax.run import model_of
 from sreml_jax.runtime import machine
@@ -42,3 +46,32 @@ def test_a_cpu_is_slow_if_a_gpu_lies_idle_or_training_takes_hours(monkeypatch):
     slow = line(monkeypatch, config, tiny_dataset(), training=True)
     assert slow.startswith(f'CPU (2 cores): slow, some {hours:.0f} hours of training; ')
     assert line(monkeypatch, config, tiny_dataset()).startswith('CPU (2 cores); ')  # that only evaluates
+
+
+def test_a_preparation_says_what_from_where_and_where_to(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, 'cores', lambda: 2)
+    monkeypatch.setattr(jax, 'default_backend', None)  # no device is looked for
+    config = tiny_config(data_name='folder', prepared_dir='/kept')
+    for source, made in (
+        (tmp_path, f'from {tmp_path}'),
+        (tmp_path / 'none', f'downloaded into {tmp_path / "none"}'),
+        (None, 'drawn by the program'),
+    ):
+        line = headline.of_preparation(config, source)
+        assert line == f'CPU (2 cores); folder, {made}; prepared copies in /kept'
+
+
+def test_prepare_says_it_before_it_begins(monkeypatch, caplog, tmp_path):
+    caplog.set_level('INFO', 'sreml_jax')
+    monkeypatch.setattr(data, 'summary', lambda _: caplog.messages[0])
+    modes.prepare(
+        modes.Job(tiny_config(data_name='folder', data_dir=str(folder_of(tmp_path))), tmp_path, None)
+    )
+    assert f'; folder, from {tmp_path}; prepared copies in ' in caplog.messages[0]
+
+
+def test_a_removal_says_what_goes_from_how_many():
+    told = headline.of_removal
+    assert told(Path('birds'), 1200, 'a/*.png', False) == 'birds; 1,200 images; taking out those of a/*.png'
+    assert told(Path('birds'), 3, 'a', True).endswith('those of a and those whose files are gone')
+    assert told(Path('birds'), 3, None, True) == 'birds; 3 images; taking out those whose files are gone'

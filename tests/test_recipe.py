@@ -1,15 +1,12 @@
 """What a config leaves open is chosen to fit the photographs and the machine."""
 
 import jax
-import pytest
-from support.tiny import tiny_config
 
-from sreml_jax import describe, recipe
+from sreml_jax import memory, recipe
 from sreml_jax.cli import validation
 from sreml_jax.configs import default, folder
 from sreml_jax.data.dataset import Extent
 from sreml_jax.runtime import machine
-from sreml_jax.runtime.errors import UserError
 
 GIB = 2**30
 
@@ -53,7 +50,7 @@ def test_what_is_set_stays_and_little_memory_means_fewer_members(monkeypatch, ca
     assert 'ensemble_size' not in caplog.messages[-1]
     little = folder.get_config()
     little.update(gpu_ids=(0,), ensemble_size=8, image_size=64, meta_class_size=12)
-    free = sum(describe.training_needs(little).values()) / recipe.MEMORY_SHARE
+    free = sum(memory.training_needs(little).values()) / recipe.MEMORY_SHARE
     assert chosen(extent, monkeypatch, image_size=64, free=free * 1.02) == (8, 64, 12)
     assert chosen(extent, monkeypatch, image_size=64, free=free * 0.98) == (6, 64, 12)
 
@@ -69,29 +66,7 @@ def test_a_gpu_trains_what_its_memory_holds(monkeypatch):
     config = folder.get_config()
     config.update(gpu_ids=(0,), dtype='bfloat16')
     for free, members in ((70 * GIB, 48), (10 * GIB, 24), (GIB, 4)):
-        monkeypatch.setattr(describe, 'free_memory', lambda free=free: free)
+        monkeypatch.setattr(memory, 'free', lambda free=free: free)
         found = recipe.fitted(config, Extent(5000, 100, 500))
         assert found.image_size == 256
         assert found.ensemble_size == members
-
-
-def test_training_that_cannot_fit_is_refused_before_anything_is_allocated(monkeypatch):
-    config = tiny_config(ensemble_size=48, image_size=256, width=64, stem='imagenet', batch_size=12)
-    needed = sum(describe.training_needs(config).values())
-    assert needed == describe.device_memory(config)
-    monkeypatch.setattr(machine, 'free_memory', lambda: needed)
-    describe.refuse_excess(config)
-    monkeypatch.setattr(machine, 'free_memory', lambda: 0)  # unknown
-    describe.refuse_excess(config)
-    monkeypatch.setattr(machine, 'free_memory', lambda: needed - 1)
-    sentence = (
-        rf'needs {needed / GIB:.1f} GiB of memory on this machine \(activations .*\), and '
-        rf'{needed / GIB:.1f} GiB are free; lower config.ensemble_size=48 or config.image_size=256 first'
-    )
-    with pytest.raises(UserError, match=sentence):
-        describe.refuse_excess(config)
-
-
-def test_virtual_devices_share_the_memory_of_their_host():
-    config = tiny_config(gpu_ids=(0, 1))
-    assert sum(describe.training_needs(config).values()) == 2 * describe.device_memory(config)

@@ -97,8 +97,8 @@ def test_published_and_used_from_the_hub_and_its_cache(run, tmp_path, monkeypatc
     (answer,) = json.loads(found[1])
     assert answer['threshold'] == 0.7 and len(answer['matches']) == 10
     assert offline[0][0] == 0 and offline[0][1] == found[1], offline[0][2]
-    for code, output, error in (missing, refused, offline[1]):
-        assert (code, output, error.count('\n')) == (2, '', 1), error
+    for (code, output, error), lines in ((missing, 1), (refused, 2), (offline[1], 1)):
+        assert (code, output, error.count('\n')) == (2, '', lines), error
     assert 'cannot fetch me/none: ' in missing[2]
     assert 'cannot publish me/x: the hub refuses (status 401); log in with "hf auth login"' in refused[2]
     assert 'cannot fetch me/none (' in offline[1][2] and 'where the hub can be reached' in offline[1][2]

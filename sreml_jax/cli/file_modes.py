@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
-from sreml_jax.cli import flags
+from sreml_jax.cli import flags, start
 
 if TYPE_CHECKING:
     from sreml_jax.cli.modes import Job
@@ -13,15 +13,19 @@ if TYPE_CHECKING:
 
 def duplicates(_: 'Job') -> None:
     """Lists the images of an index that show nearly the same."""
+    from sreml_jax import headline
     from sreml_jax.search import duplicates
     from sreml_jax.search.index import Index
 
+    index = Index(flags.path(flags.INDEX))
+    start.say(headline.of_embeddings(index.folder, index.embeddings.shape))
     least = duplicates.SIMILARITY if flags.THRESHOLD.value is None else flags.THRESHOLD.value
-    print(duplicates.written(duplicates.find(Index(flags.path(flags.INDEX)), least), flags.FORMAT.value))
+    print(duplicates.written(duplicates.find(index, least), flags.FORMAT.value))
 
 
 def score(job: 'Job') -> None:
     """Measures embeddings of any program."""
+    from sreml_jax import headline
     from sreml_jax.evaluation import score
     from sreml_jax.runtime import paths
 
@@ -30,7 +34,9 @@ def score(job: 'Job') -> None:
         for flag in (flags.EMBEDDINGS, flags.LABELS)
     )
     name = ', '.join(Path(file).name for file in files)
-    score.score(score.read(files, labels), name, job.config.recalls, flags.FORMAT.value)
+    embedded = score.read(files, labels)
+    start.say(headline.of_embeddings(name, embedded.gallery.shape))
+    score.score(embedded, name, job.config.recalls, flags.FORMAT.value)
 
 
 def publish(job: 'Job') -> None:
@@ -38,6 +44,7 @@ def publish(job: 'Job') -> None:
     from sreml_jax import share
     from sreml_jax.embedder import Embedder
 
+    start.say_first(job.config)
     embedder = Embedder(job.workdir, job.config, reduce=False)
     print(f'{share.publish(embedder, flags.value(flags.REPO))} has step {embedder.step:,} of {job.workdir}')
 

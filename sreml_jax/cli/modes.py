@@ -54,14 +54,14 @@ def run(mode: str, config: ConfigDict) -> None:
 def train(job: Job) -> None:
     """Trains to the last epoch, then evaluates."""
     _check_run(job)
-    from sreml_jax import data, describe, recipe
+    from sreml_jax import data, memory, recipe
     from sreml_jax.evaluate import evaluate
     from sreml_jax.train import train
 
     config = job.config
     if any(config[field] == 0 for field in recipe.FIELDS):
         config = recipe.fitted(config, data.extent(config))
-    describe.refuse_excess(config)
+    memory.refuse_training(config)
     dataset = data.load(config)
     start.say_first(config, dataset, training=True)
     train(config, job.workdir, dataset, job.signals)
@@ -71,11 +71,12 @@ def train(job: Job) -> None:
 def eval(job: Job) -> None:
     """Evaluates the newest checkpoint."""
     _check_run(job, trained=True)
-    from sreml_jax import data
+    from sreml_jax import data, memory
     from sreml_jax.evaluate import evaluate
 
     dataset = data.load(job.config)
     start.say_first(job.config, dataset)
+    memory.refuse_evaluation(job.config, dataset)
     evaluate(job.config, job.workdir, dataset, thorough=True)
 
 
@@ -128,12 +129,12 @@ def export(job: Job) -> None:
     from sreml_jax.export import export
 
     out = flags.path(flags.OUT)
-    export(_embedder(job.workdir, job.config), out)
+    export(_embedder(job.workdir, job.config, runs=False), out)
 
 
 def report(job: Job) -> None:
     """Writes the page that shows a run."""
-    from sreml_jax import data
+    from sreml_jax import data, memory
     from sreml_jax.evaluate import evaluate
     from sreml_jax.evaluation import report_page
 
@@ -141,6 +142,7 @@ def report(job: Job) -> None:
     report_page.check_installed()
     dataset = data.load(job.config)
     start.say_first(job.config, dataset)
+    memory.refuse_evaluation(job.config, dataset)
     embedder = _embedder(job.workdir, job.config, reduce=False)  # as --mode=eval, whose numbers it repeats
     if not report_page.evaluated(job.workdir, embedder.step, embedder.run.name):
         evaluate(job.config, job.workdir, dataset, thorough=True)
@@ -173,8 +175,9 @@ def serve(job: Job) -> None:
 
 def prepare(job: Job) -> None:
     """Prepares the dataset and prints what is in it."""
-    from sreml_jax import data
+    from sreml_jax import data, headline
 
+    start.say(headline.of_preparation(job.config, data.source_of(job.config)))
     print(data.summary(job.config))
 
 
@@ -191,20 +194,29 @@ def _workdir_of(index: 'Index') -> str:
     return flags.WORKDIR.value or index.about['checkpoint']['workdir']
 
 
-def _embedder(workdir: Path | str | None, config: ConfigDict, *, reduce: bool = True) -> 'Embedder':
+def _embedder(
+    workdir: Path | str | None, config: ConfigDict, *, reduce: bool = True, runs: bool = True
+) -> 'Embedder':
     """Returns the embedder of a run, or of pretrained weights if there is no workdir.
 
+    Args:
+      workdir, config, reduce: see `Embedder`.
+      runs: it embeds; if not, it is only written down.
+
     Raises:
-      UserError: there are several hosts, which cannot share photographs.
+      UserError: there are several hosts, which cannot share photographs, or too little memory.
     """
     import jax
 
+    from sreml_jax import memory
     from sreml_jax.embedder import Embedder
 
     if jax.process_count() > 1:
         raise UserError('photographs are embedded by one process, on the devices of one host; start one')
     if reduce:  # else the mode has said more
         start.say_first(config)
+    if runs:
+        memory.refuse_embedding(config)
     return Embedder(workdir, config, reduce=reduce) if workdir else Embedder.pretrained(config)
 
 
@@ -235,7 +247,7 @@ def _check_run(job: Job, trained: bool = False) -> None:
 
     trained: there must be a checkpoint.
     """
-    from sreml_jax import describe, recipe
+    from sreml_jax import data, memory, recipe
     from sreml_jax.model.weights import torchvision
     from sreml_jax.runtime import sharding
 
@@ -243,9 +255,11 @@ def _check_run(job: Job, trained: bool = False) -> None:
     sharding.make(job.config)
     begun = any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*'))
     if not trained and not begun:
+        if job.config.weights == 'imagenet' and not job.config.download:
+            data.found(job.config)  # the user's own images can be at fault too, and no network is needed
         torchvision.check_there(job.config.weights, job.config.model_type)
         if all(job.config[field] for field in recipe.FIELDS):
-            describe.refuse_excess(job.config)
+            memory.refuse_training(job.config)
     if trained or begun:
         from sreml_jax.training import saved_config
         from sreml_jax.training.checkpoint import newest_config

@@ -49,7 +49,12 @@ def say_first(config: ConfigDict, dataset: 'Dataset | None' = None, *, training:
     """Says on what a mode runs and how much there is to do; see `headline`."""
     from sreml_jax.headline import headline
 
-    log.info('%s', headline(config, dataset, training=training))
+    say(headline(config, dataset, training=training))
+
+
+def say(line: str) -> None:
+    """Prints a mode's first line, where messages go."""
+    log.info('%s', line)
 
 
 def _own_config(mode: str, workdir: Path) -> ConfigDict:

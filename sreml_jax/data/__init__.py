@@ -39,6 +39,15 @@ def load(config: ConfigDict) -> Dataset:
 
 def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     """Returns the builder of the dataset, prepared; see `load`."""
+    builder = found(config)
+    builder.prepare()
+    for note in builder.info.metadata['notes']:
+        log.warning('%s: %s.', config.data_name, note)
+    return builder
+
+
+def found(config: ConfigDict) -> 'RetrievalBuilder':
+    """Returns the builder of the dataset, whose images are listed but perhaps not prepared; see `load`."""
     name = config.data_name
     if name not in NAMES:
         raise UserError(
@@ -47,14 +56,10 @@ def prepared(config: ConfigDict) -> 'RetrievalBuilder':
     if config.crop_type not in ('uncropped', 'cropped'):
         raise UserError(f"crop_type is {config.crop_type!r}; it must be 'uncropped' or 'cropped'.")
     import_tensorflow()
-    source = Path() if name == 'glyphs' else _source(config)
+    source = source_of(config) or Path()
     kind = 'table' if source.is_file() else name
     module = importlib.import_module(f'sreml_jax.data.sources.{kind}')
-    builder = getattr(module, kind.capitalize())(source, config)
-    builder.prepare()
-    for note in builder.info.metadata['notes']:
-        log.warning('%s: %s.', name, note)
-    return builder
+    return getattr(module, kind.capitalize())(source, config)
 
 
 def extent(config: ConfigDict) -> Extent:
@@ -102,11 +107,17 @@ def summary(config: ConfigDict) -> str:
     )
 
 
-def _source(config: ConfigDict) -> Path:
-    """Returns the folder of the user's copy: data_dir/<data_name> if there is one, else data_dir.
+def source_of(config: ConfigDict) -> Path | None:
+    """Returns where the user's copy lies: data_dir/<data_name> if there is such a folder, else data_dir.
 
-    A user's own images lie in data_dir itself, where `folder` may be a class.
+    A user's own images lie in data_dir itself, where `folder` may be a class, or are listed in a table. None:
+    the program draws the images.
+
+    Raises:
+      UserError: there is nothing.
     """
+    if config.data_name == 'glyphs':
+        return None
     folder = Path(config.data_dir).expanduser()
     own = folder if config.data_name == 'folder' else folder / config.data_name
     if own.is_file() and config.data_name == 'folder':

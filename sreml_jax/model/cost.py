@@ -99,6 +99,13 @@ def kept_bytes(model: Ensemble, image_size: int, batch: int) -> dict[str, int]:
     return {kind: n for kind, n in kinds.items() if n}
 
 
+def forward_bytes(model: Ensemble, image_size: int, batch: int) -> int:
+    """Returns the least bytes of a forward pass: input and output of its largest convolution."""
+    size = model.dtype.itemsize if model.dtype else 4
+    convolutions = [layer for layer in layers(model, image_size) if len(layer.inputs) == 3]
+    return size * max(_inputs(layer, batch) + _outputs(layer, batch) for layer in convolutions)
+
+
 def _inputs(layer: Layer, batch: int) -> int:
     if layer.path[-1] == 'downsample_conv':  # it shares the input of the block's conv1
         return 0

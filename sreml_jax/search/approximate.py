@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sreml_jax import memory
 from sreml_jax.retrieval import quantization
 from sreml_jax.runtime import files
 from sreml_jax.runtime.errors import UserError
@@ -85,9 +86,17 @@ class Approximate:
     def _built(self):
         number, width = self._index.embeddings.shape
         lists = max(1, min(round(4 * math.sqrt(number)), number // _LEAST_A_LIST))
+        trained_on = min(number, _TRAINED_A_LIST * lists)
+        # A row is kept as a byte a dimension, and its number.
+        needs = {'its lists': number * (width + 8), 'rows to learn from': 4 * trained_on * width}
+        memory.refuse_on_host(
+            'making the approximate search',
+            {kind: size for kind, size in needs.items() if size == max(needs.values())},
+            f'leave out --approximate, or embed into another index by a config.embedding_dim under {width:,}',
+        )
         built = self._faiss.index_factory(width, f'IVF{lists},SQ8', self._faiss.METRIC_INNER_PRODUCT)
         random = np.random.default_rng(0)
-        built.train(self._decoded(np.sort(random.permutation(number)[: _TRAINED_A_LIST * lists])))
+        built.train(self._decoded(np.sort(random.permutation(number)[:trained_on])))
         chunk = max(1, _CHUNK // (4 * width))
         for start in range(0, number, chunk):
             built.add(self._decoded(np.arange(start, min(start + chunk, number))))

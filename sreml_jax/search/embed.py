@@ -3,12 +3,14 @@
 import collections
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
+from sreml_jax import headline
 from sreml_jax.data import photographs
 from sreml_jax.data.photographs import Pattern, Photograph
 from sreml_jax.embedder import Embedder
@@ -19,6 +21,8 @@ from sreml_jax.runtime.text import printable
 from sreml_jax.runtime.versions import installed
 from sreml_jax.search.index import Index, Item
 from sreml_jax.search.index.writer import IndexWriter
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 20  # unreadable images, at most
 
@@ -125,6 +129,7 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
         return bool(pattern and pattern.matches(path)) or (gone and not Path(path).exists())
 
     with IndexWriter(out) as index:
+        log.info('%s', headline.of_removal(out, len(index), images, gone))
         unreadable = len(index.unreadable())
         number = index.remove(unwanted)
         unchanged = not number and unreadable == len(index.unreadable())

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sreml_jax import memory
 from sreml_jax.data import photographs
 from sreml_jax.data.photographs import Found, Pattern, Photograph
 from sreml_jax.embedder import Embedder
@@ -48,6 +49,10 @@ def read(embedder: Embedder, named: Sequence[str]) -> Queries:
         files.update((file.path, file) for file in found)
         if not found:
             problems.append(f'{printable(text)}: there is no such file, and no picture below it')
+    # They are joined when all are embedded, and a search needs them at once.
+    size = 2 * 4 * len(files) * embedder.dimensions
+    advice = f'search for fewer than {len(files):,} photographs at a time'
+    memory.refuse_on_host('searching', {'embeddings of the photographs': size}, advice)
     paths, hashes, embeddings = [], [], []
     photos = photographs.read(((file, '') for file in files.values()), embedder.image_size)
     while batch := list(itertools.islice(photos, embedder.batch_size)):

@@ -47,6 +47,7 @@ def test_score(done):
         '--mode=score --embeddings=x.npy --labels=y.txt --format=json --config.recalls=1,3'
     ]
     assert code == 0, error
+    assert error.endswith('; x.npy; 5 embeddings of 4 dimensions\n') and error.startswith('CPU')
     # The last image is equally far from all others: the two wrong ones count as nearer than its match.
     assert json.loads(output)['recall'] == {'1': 0.8, '3': 1.0}
 
@@ -54,6 +55,7 @@ def test_score(done):
 def test_duplicates(done):
     code, output, error = done['--mode=duplicates --index=index --threshold=-1 --format=json']
     assert code == 0, error
+    assert '; index; 5 embeddings of ' in error
     assert [len(group) for group in json.loads(output)] == [5]
     assert done['--mode=duplicates --index=index'][:2] == [0, '0 images in 0 groups: 0 could go\n']
 

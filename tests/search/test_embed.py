@@ -169,7 +169,8 @@ def test_embed_killed_resumed_and_searched(workdir, tmp_path):
     assert len(places) == 1  # the query, not itself as what is most like it
 
 
-def test_only_what_is_new_is_embedded(workdir, embedder, tmp_path, capsys, monkeypatch):
+def test_only_what_is_new_is_embedded(workdir, embedder, tmp_path, capsys, caplog, monkeypatch):
+    caplog.set_level('INFO', 'sreml_jax')
     folder, out = tmp_path / 'photos', tmp_path / 'index'
     paths = photographs(folder, 0, 20)
     embed(embedder, str(folder), out)
@@ -191,6 +192,7 @@ def test_only_what_is_new_is_embedded(workdir, embedder, tmp_path, capsys, monke
     embed(embedder, str(folder / 'class1' / '*.png'), out)  # removes nothing
     assert paths_of(Index(out)) == order
     remove(out, None, gone=True)
+    assert caplog.messages == [f'{out}; 23 images; taking out those whose files are gone']
     assert paths_of(Index(out)) == order[1:]
     remove(out, str(folder / 'class2'), gone=False)
     left = [path for path in order[1:] if 'class2' not in path]

@@ -223,7 +223,7 @@ def test_a_missing_benchmark_is_explained_alike_whatever_else_is_there(config, t
 def test_the_own_subfolder_goes_first(config, tmp_path):
     (tmp_path / 'cub' / 'images').mkdir(parents=True)
     config.update(data_dir=str(tmp_path), data_name='cub')
-    assert data._source(config) == tmp_path / 'cub'
+    assert data.source_of(config) == tmp_path / 'cub'
 
 
 # Forks after the imports, which take seconds. Kills some runs, then lets some run together; prints how many
