@@ -21,7 +21,7 @@ FIRST_MOMENT = 0.1  # of Adam after one step: 1 - 0.9 of the gradient
 
 
 def pictures(random, config):
-    """Draws uint8 [batch_size, size, size, 3] of 0 and 255: normalizing them to -1 and 1 rounds nothing.
+    """Draws uint8 [batch_size, size, size, 3] of 0 and 255: normalizing them to 0 and 1 rounds nothing.
 
     The step normalizes in float32, and compilers may do that in several ways.
     """
@@ -47,7 +47,7 @@ def trajectory(config, dtype='float64'):
         state = step.initial_state(run.model, adam, run.mesh, config.seed)
         state = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == np.float32 else x, state)
         model = run.model.clone(dtype=np.dtype(dtype))
-        mean = std = np.full(3, 0.5, np.float32)
+        mean, std = np.zeros(3, np.float32), np.ones(3, np.float32)
         train_step = step.make_train_step(model, adam, run.mesh, mean, std)
         members, rows = config.ensemble_size, config.batch_size
         drawn = meta_classes.draw(2 * config.meta_class_size, members, config.meta_class_size, config.seed)

@@ -36,7 +36,7 @@ def close(got, want, tolerance=1e-6):
     assert_allclose(got, want, rtol=tolerance, atol=tolerance * np.abs(want).max())
 
 
-def gradient_function(case, **options):
+def gradient_function(case):
     """Jitted (params, batch_stats) -> ((loss, (logits, batch_stats)), gradients)."""
 
     def loss_fn(params, batch_stats):
@@ -46,7 +46,7 @@ def gradient_function(case, **options):
         loss = objective.cross_entropy(logits, case.meta_labels).mean()
         return loss, (logits, updates['batch_stats'])
 
-    return jax.jit(jax.value_and_grad(loss_fn, has_aux=True), **options)
+    return jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
 
 
 def as_torch_counts(new, old, values):
@@ -54,12 +54,15 @@ def as_torch_counts(new, old, values):
     return 0.9 * old + (new - 0.9 * old) * values / (values - 1)
 
 
-AUTO = {'float64': 'resnet18', 'float32': 'resnext50_32x4d'}
+# The wiring of all four is compared in float64. What a dtype rounds depends on the kind of block alone: a basic
+# block, or a bottleneck with groups.
+KINDS = ('resnet18', 'resnext50_32x4d')
+AUTO = {'float64': KINDS, 'float32': KINDS[1:], 'bfloat16': ()}
 
 
 def algorithm(backbone, dtype):
     """'auto' in few cases, else what compiles fastest: the algorithms have tests of their own."""
-    return 'auto' if AUTO.get(dtype) == backbone else 'matmul'
+    return 'auto' if backbone in AUTO[dtype] else 'matmul'
 
 
 @pytest.mark.parametrize('backbone', BACKBONES)
@@ -67,18 +70,15 @@ def test_float64_equals_pytorch(backbone):
     with jax.enable_x64(True):
         case = Case(backbone, conv=algorithm(backbone, 'float64'))
         expected, images = case.expected, len(case.images)
-        # XLA computes its groups' convolutions in loops, which take a minute if they are not optimized.
-        level = 3 if backbone == 'resnext50_32x4d' else 0
-        options = {'compiler_options': {'xla_backend_optimization_level': level}}
-        logits = jax.jit(case.model.apply, **options)(case.variables, case.images)
+        logits = jax.jit(case.model.apply)(case.variables, case.images)
         close(logits, expected['eval_logits'])
         close(embed(logits), expected['eval_embedding'])
 
-        gradient = gradient_function(case, **options)
+        gradient = gradient_function(case)
         params, stats = case.variables['params'], case.variables['batch_stats']
         optimizer = adam(optax.constant_schedule(1e-4))
         update = jax.jit(optimizer.update)
-        opt_state = optimizer.init(params)
+        opt_state = jax.jit(optimizer.init)(params)
         losses = []
         # The update is the same code for all backbones: of three steps, one backbone is enough.
         steps = 3 if backbone == 'resnet18' else 1
@@ -104,7 +104,7 @@ def test_float64_equals_pytorch(backbone):
         assert_allclose(losses, expected['losses'][:steps], rtol=1e-6)
 
 
-@pytest.mark.parametrize('backbone', BACKBONES)
+@pytest.mark.parametrize('backbone', KINDS)
 def test_float32_is_near_pytorch(backbone):
     case = Case(backbone, np.float32, conv=algorithm(backbone, 'float32'))
     logits = jax.jit(case.model.apply)(case.variables, case.images)
@@ -114,7 +114,7 @@ def test_float32_is_near_pytorch(backbone):
     assert_allclose(case.norms(gradients), case.expected['grad_norms'], rtol=2e-2)
 
 
-@pytest.mark.parametrize('backbone', BACKBONES)
+@pytest.mark.parametrize('backbone', KINDS)
 def test_bfloat16_loss_is_near_float32(backbone):
     """The mean loss over many roundings is within 3%, as far as 16 samples of them can show.
 
@@ -122,7 +122,10 @@ def test_bfloat16_loss_is_near_float32(backbone):
     samples of the same distribution; a bound of three standard errors holds for all of them.
     """
     case = Case(backbone, np.float32, dtype='bfloat16', conv=algorithm(backbone, 'bfloat16'))
-    forward = jax.jit(functools.partial(case.model.apply, train=True, mutable=['batch_stats']))
+    forward = jax.jit(
+        functools.partial(case.model.apply, train=True, mutable=['batch_stats']),
+        compiler_options={'xla_backend_optimization_level': 1},  # it runs 16 times
+    )
     samples = []
     for i in range(16):  # BatchNorm removes the scale; the rounding of the images remains
         logits, _ = forward(case.variables, case.images * (1 + 1e-3 * i))

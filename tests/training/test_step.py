@@ -19,7 +19,7 @@ from sreml_jax.run import Run
 from sreml_jax.runtime import sharding
 from sreml_jax.training import step
 
-MEAN = STD = np.full(3, 0.5, np.float32)
+MEAN, STD = np.zeros(3, np.float32), np.ones(3, np.float32)
 
 
 # Two orders of summation may differ by this many of float64's roundings. The float32 gradients of a mesh and
