@@ -39,9 +39,10 @@ def embedding_needs(config: ConfigDict) -> dict[str, int]:
     variables = init.shapes(model)
     members = {part: tree['members'] for part, tree in variables.items()}
     local = model.clone(members=model.members // member)
+    images = config.eval_batch_size // data * (2 if config.mirrored else 1)
     needs = {
         'weights': size(variables) - size(members) + size(members) // member,
-        'activations': forward_bytes(local, config.image_size, config.eval_batch_size // data),
+        'activations': forward_bytes(local, config.image_size, images),
     }
     return {kind: _sharing(config) * n for kind, n in needs.items()}
 

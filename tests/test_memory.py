@@ -38,7 +38,7 @@ def test_virtual_devices_share_the_memory_of_their_host():
 
 @pytest.mark.parametrize(
     'fields',
-    [{}, {'image_size': 64, 'width': 16, 'ensemble_size': 4}, {'embedding': 'pooled', 'mesh': (2, 1)}],
+    [{}, {'image_size': 64, 'width': 16, 'mirrored': True}, {'embedding': 'pooled', 'mesh': (2, 1)}],
     ids=str,
 )
 def test_embedding_needs_no_more_than_the_compiled_program_holds(fields):

@@ -54,8 +54,8 @@ def as_torch_counts(new, old, values):
     return 0.9 * old + (new - 0.9 * old) * values / (values - 1)
 
 
-# The wiring of all four is compared in float64. What a dtype rounds depends on the kind of block alone: a basic
-# block, or a bottleneck with groups.
+# The wiring of all four is compared in float64. What a dtype rounds depends on the kind of block alone: a
+# basic block, or a bottleneck with groups.
 KINDS = ('resnet18', 'resnext50_32x4d')
 AUTO = {'float64': KINDS, 'float32': KINDS[1:], 'bfloat16': ()}
 
