@@ -13,9 +13,11 @@ from sreml_jax.configs import cub
 
 
 def get_config():
-    """Returns the run of configs/cub.py with another pooling, objective and embedding."""
+    """Returns the run of configs/cub.py with another pooling, objective and embedding; members tell all classes apart."""
     config = cub.get_config()
     config.pool = 'gem'
     config.label_smoothing = 0.1
     config.embedding = 'pooled'
+    config.mirrored = True
+    config.meta_class_size = 100  # each training class by itself
     return config

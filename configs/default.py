@@ -34,7 +34,7 @@ def get_config() -> config_dict.ConfigDict:
     # Model.
     c.model_type = 'resnet18'  # resnet18, resnet34, resnet50 or resnext50_32x4d
     c.ensemble_size = 48  # members; 0: chosen to fit the machine, see configs/folder.py
-    c.meta_class_size = 12  # meta classes of each member; 0: 12, or the training classes if they are fewer
+    c.meta_class_size = 12  # meta classes of each member; 0: the training classes, at most 100
     c.width = 64  # channels of the stem; 64 is torchvision's
     c.stem = 'imagenet'  # 'imagenet': 7x7/2 and max-pool; 'small': 3x3/1, for images under 100 pixels
     c.pool = 'average'  # pooling of a member's last features; 'gem' is the generalized mean, of power 3

@@ -16,6 +16,7 @@ def get_config():
     config.pool = 'gem'
     config.label_smoothing = 0.1
     config.embedding = 'pooled'
+    config.mirrored = True
     config.num_epochs = 10
     config.ensemble_size = 0  # chosen by sreml_jax/recipe.py
     config.image_size = 0

@@ -17,7 +17,7 @@ from sreml_jax.runtime import hosts, machine
 log = logging.getLogger(__name__)
 
 FIELDS = ('ensemble_size', 'image_size', 'meta_class_size')
-META_CLASSES = 12
+META_CLASSES = 100
 MEMBERS = (48, 24, 16, 12, 8, 6, 4)
 GPU_SIZE, CPU_SIZES = 256, (128, 96, 64)  # pixels of both sides, the largest that fits first
 MEMORY_SHARE = 0.8  # of the free memory

@@ -36,23 +36,23 @@ def test_a_cpu_trains_what_it_can_in_some_minutes(monkeypatch, caplog):
 
 
 def test_more_cores_and_fewer_images_allow_more(monkeypatch):
-    assert chosen(Extent(590, 40, 227), monkeypatch, cores=16) == (16, 128, 12)
+    assert chosen(Extent(590, 40, 227), monkeypatch, cores=16) == (16, 128, 40)
     assert chosen(Extent(60, 5, 100), monkeypatch) == (24, 128, 5)
     assert chosen(Extent(60, 5, 20), monkeypatch)[1] == 64  # small drawings are not blown up further
-    assert chosen(Extent(10**6, 400, 900), monkeypatch) == (4, 64, 12)
+    assert chosen(Extent(10**6, 400, 900), monkeypatch) == (4, 64, 100)
 
 
 def test_what_is_set_stays_and_little_memory_means_fewer_members(monkeypatch, caplog):
     caplog.set_level('INFO', 'sreml_jax')
     extent = Extent(590, 40, 227)
     assert chosen(extent, monkeypatch, image_size=64, meta_class_size=20) == (8, 64, 20)
-    assert chosen(extent, monkeypatch, ensemble_size=2) == (2, 128, 12)
+    assert chosen(extent, monkeypatch, ensemble_size=2) == (2, 128, 40)
     assert 'ensemble_size' not in caplog.messages[-1]
     little = folder.get_config()
-    little.update(gpu_ids=(0,), ensemble_size=8, image_size=64, meta_class_size=12)
+    little.update(gpu_ids=(0,), ensemble_size=8, image_size=64, meta_class_size=40)
     free = sum(memory.training_needs(little).values()) / recipe.MEMORY_SHARE
-    assert chosen(extent, monkeypatch, image_size=64, free=free * 1.02) == (8, 64, 12)
-    assert chosen(extent, monkeypatch, image_size=64, free=free * 0.98) == (6, 64, 12)
+    assert chosen(extent, monkeypatch, image_size=64, free=free * 1.02) == (8, 64, 40)
+    assert chosen(extent, monkeypatch, image_size=64, free=free * 0.98) == (6, 64, 40)
 
 
 def test_nothing_open_is_nothing_chosen(caplog):

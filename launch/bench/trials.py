@@ -66,6 +66,7 @@ def main() -> None:
     common = {name: getattr(args, name) for name in ('test', 'size', 'batch', 'width', 'stem')}
     common |= {'given': [args.members, args.epochs]}
     left = [x for x in ({**w, **common} for w in wanted) if not any(x.items() <= k.items() for k in kept)]
+    failed = False
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         if left:
             data = birds.photographs(Path(args.images), args.size, Path(folder))
@@ -87,11 +88,15 @@ def main() -> None:
             return {} if child.returncode else {**chosen, **json.loads(lines[-1])}
 
         for found in pool.map(run, left):
-            if found:
+            if not found:
+                failed = True
+            else:
                 kept = [*(json.loads(args.json.read_text()) if args.json.exists() else []), found]
                 write(args.json, kept)
                 print(table([found]).splitlines()[-1], flush=True)
     print(table(kept))
+    if failed:
+        sys.exit('error: a trial failed; it says why above')
 
 
 def parts_of(recipe: str) -> tuple[dict, list[str]]:
