@@ -41,6 +41,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+def program(*arguments: str) -> subprocess.CompletedProcess:
+    """Runs the program with these arguments to its end."""
+    return run(sys.executable, '-m', 'sreml_jax.main', *arguments)
+
+
 def folder_of(path: Path) -> Path:
     """A folder of four training and four test classes, of which a test changes one thing."""
     for split in ('train', 'test'):
