@@ -3,7 +3,6 @@
 Imports are made inside, so that --help and describe need no tensorflow.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,7 +52,7 @@ def run(mode: str, config: ConfigDict) -> None:
 
 def train(job: Job) -> None:
     """Trains to the last epoch, then evaluates."""
-    _check_run(job)
+    start.check_run(job.config, job.workdir)
     from sreml_jax import data, memory, recipe
     from sreml_jax.evaluate import evaluate
     from sreml_jax.train import train
@@ -70,7 +69,7 @@ def train(job: Job) -> None:
 
 def eval(job: Job) -> None:
     """Evaluates the newest checkpoint."""
-    _check_run(job, trained=True)
+    start.check_run(job.config, job.workdir, trained=True)
     from sreml_jax import data, memory
     from sreml_jax.evaluate import evaluate
 
@@ -103,7 +102,7 @@ def search(job: Job) -> None:
 
     index = Index(flags.path(flags.INDEX))
     folder = job.workdir if flags.WORKDIR.value else index.folder
-    _check_writable(folder)
+    start.check_writable(folder)
     print_answers(
         _embedder(_workdir_of(index), _embedding_like(index, job.config)),
         index,
@@ -138,7 +137,7 @@ def report(job: Job) -> None:
     from sreml_jax.evaluate import evaluate
     from sreml_jax.evaluation import report_page
 
-    _check_writable(job.workdir)
+    start.check_writable(job.workdir)
     report_page.check_installed()
     dataset = data.load(job.config)
     start.say_first(job.config, dataset)
@@ -240,37 +239,3 @@ def _keep_compiled(folder: str) -> None:
 
     if folder:
         jax.config.update('jax_compilation_cache_dir', str(Path(folder).expanduser()))
-
-
-def _check_run(job: Job, trained: bool = False) -> None:
-    """Raises UserError for what can be seen before a dataset is prepared, which takes time and disk.
-
-    trained: there must be a checkpoint.
-    """
-    from sreml_jax import data, memory, recipe
-    from sreml_jax.model.weights import torchvision
-    from sreml_jax.runtime import sharding
-
-    _check_writable(job.workdir)
-    sharding.make(job.config)
-    begun = any(path.name.isdigit() for path in (job.workdir / 'checkpoints').glob('*'))
-    if not trained and not begun:
-        if job.config.weights == 'imagenet' and not job.config.download:
-            data.found(job.config)  # the user's own images can be at fault too, and no network is needed
-        torchvision.check_there(job.config.weights, job.config.model_type)
-        if all(job.config[field] for field in recipe.FIELDS):
-            memory.refuse_training(job.config)
-    if trained or begun:
-        from sreml_jax.training import saved_config
-        from sreml_jax.training.checkpoint import newest_config
-
-        saved_config.refuse_other_model(newest_config(job.workdir), job.config, str(job.workdir))
-
-
-def _check_writable(workdir: Path) -> None:
-    """Raises UserError unless `workdir` is, or can become, a folder to write in."""
-    folder = workdir.absolute()
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f'{folder} is not a folder that can be written in; take another --workdir')

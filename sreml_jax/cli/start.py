@@ -1,6 +1,7 @@
-"""What every mode begins with: its config, the devices that it may use, and its first line."""
+"""What every mode begins with: its config, what is checked before any work, and its first line."""
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,40 @@ def refuse_gpu_ids() -> None:
             'config.gpu_ids names GPUs, and JAX sees none here; leave it out to compute on the CPU, which is '
             "slow, or install JAX for your GPU (pip install 'jax[cuda13]')"
         )
+
+
+def check_run(config: ConfigDict, workdir: Path, *, trained: bool = False) -> None:
+    """Raises UserError for what can be seen before a dataset is prepared, which takes time and disk.
+
+    trained: there must be a checkpoint.
+    """
+    from sreml_jax import data, memory, recipe
+    from sreml_jax.model.weights import torchvision
+    from sreml_jax.runtime import sharding
+
+    check_writable(workdir)
+    sharding.make(config)
+    begun = any(path.name.isdigit() for path in (workdir / 'checkpoints').glob('*'))
+    if not trained and not begun:
+        if config.weights == 'imagenet' and not config.download:
+            data.found(config)  # the user's own images can be at fault too, and no network is needed
+        torchvision.check_there(config.weights, config.model_type)
+        if all(config[field] for field in recipe.FIELDS):
+            memory.refuse_training(config)
+    if trained or begun:
+        from sreml_jax.training import saved_config
+        from sreml_jax.training.checkpoint import newest_config
+
+        saved_config.refuse_other_model(newest_config(workdir), config, str(workdir))
+
+
+def check_writable(workdir: Path) -> None:
+    """Raises UserError unless `workdir` is, or can become, a folder to write in."""
+    folder = workdir.absolute()
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f'{folder} is not a folder that can be written in; take another --workdir')
 
 
 def say_first(config: ConfigDict, dataset: 'Dataset | None' = None, *, training: bool = False) -> None:

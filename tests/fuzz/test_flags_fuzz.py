@@ -11,7 +11,7 @@ import pytest
 from absl.testing import flagsaver
 from support.mutations import cases
 
-from sreml_jax.cli import command_line, flags, modes, validation
+from sreml_jax.cli import command_line, flags, validation
 from sreml_jax.configs import default
 from sreml_jax.runtime import sharding
 from sreml_jax.runtime.errors import UserError
@@ -63,7 +63,7 @@ def start(arguments: list[str]) -> None:
         config, workdir = flags.CONFIG.value, flags.workdir()
         validation.check(config)
         sharding.mesh_shape(config, len(config.gpu_ids) or 1)
-        modes._check_writable(workdir)
+        start.check_writable(workdir)
     except UserError as error:
         sys.exit(command_line.complain(str(error)))
 
