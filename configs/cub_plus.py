@@ -13,7 +13,7 @@ from sreml_jax.configs import cub
 
 
 def get_config():
-    """Returns the run of configs/cub.py with another pooling, objective and embedding; members tell all classes apart."""
+    """Returns the run of configs/cub.py with another pooling, objective and embedding."""
     config = cub.get_config()
     config.pool = 'gem'
     config.label_smoothing = 0.1
