@@ -30,6 +30,7 @@ from measure import positive, write
 
 BASES = {
     'seed': {},
+    # Before these trials: the program's has grown by what they found.
     'cub_plus': {'pool': 'gem', 'label_smoothing': 0.1, 'embedding': 'pooled'},
 }
 
