@@ -55,7 +55,7 @@ def argument(random: np.random.Generator) -> list[str]:
     return [f'{dashes}{name}'] if separate == 1 else [f'{dashes}{name}={value}']
 
 
-def start(arguments: list[str]) -> None:
+def begin(arguments: list[str]) -> None:
     """Does what the program does before its work: parses the command line, and checks what can be seen."""
     try:
         command_line.parse(['sreml', *arguments])
@@ -77,7 +77,7 @@ def test_strange_command_lines(monkeypatch, capsys, tmp_path):
         arguments = [word for _ in range(random.integers(1, 4)) for word in argument(random)]
         monkeypatch.setattr(sys, 'argv', ['sreml', *arguments])
         try:
-            start(arguments)
+            begin(arguments)
             output, errors = capsys.readouterr()
             assert (output, errors) == ('', ''), (case, arguments)
             counts['accepted'] += 1
@@ -110,7 +110,7 @@ def test_no_value_is_echoed_at_length(value, monkeypatch, capsys, tmp_path):
         arguments = [f'--{name}={value}']
         monkeypatch.setattr(sys, 'argv', ['sreml', *arguments])
         try:
-            start(arguments)
+            begin(arguments)
         except SystemExit as end:
             refused += 1
             errors = capsys.readouterr().err

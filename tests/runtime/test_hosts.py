@@ -87,6 +87,7 @@ def alone(folder: Path, **fields: object) -> tuple[ConfigDict, Dataset]:
         data_name='folder',
         data_dir=str(folder / 'data'),
         prepared_dir=str(folder / 'prepared'),
+        mirrored=True,  # as configs/folder.py
         gpu_ids=(0, 1, 2, 3),
         ensemble_size=4,
         batch_size=4,
