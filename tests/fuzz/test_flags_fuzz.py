@@ -11,7 +11,7 @@ import pytest
 from absl.testing import flagsaver
 from support.mutations import cases
 
-from sreml_jax.cli import command_line, flags, validation
+from sreml_jax.cli import command_line, flags, start, validation
 from sreml_jax.configs import default
 from sreml_jax.runtime import sharding
 from sreml_jax.runtime.errors import UserError
