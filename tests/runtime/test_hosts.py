@@ -160,7 +160,7 @@ def test_two_processes_equal_one(tmp_path):
     for (step, alike), (other, loss) in zip(*losses, strict=True):
         assert step == other and loss == pytest.approx(alike, rel=1e-5)
     # By this hash all that is made of a checkpoint is known to belong to it, on however many hosts.
-    with np.load(two / 'run' / 'shrinking.npz') as file:
+    with np.load(two / 'run' / 'shrinking_mirrored.npz') as file:
         assert file['fingerprint'] == Embedder(two / 'run', config).about['checkpoint']['fingerprint']
 
 
