@@ -12,6 +12,7 @@ a stopped command goes on. Each trial has a core of its own.
 import argparse
 import ast
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -72,10 +73,12 @@ def main() -> None:
         if left:
             data = birds.photographs(Path(args.images), args.size, Path(folder))
             for split in ('train', 'test'):
-                np.save(Path(folder) / f'{split}.npy', data._images[split])
-                np.save(Path(folder) / f'{split}_labels.npy', data.labels[split])
+                labels = data.labels[split]
+                images = next(data.read(split, [np.arange(len(labels))], len(labels)))
+                np.save(Path(folder) / f'{split}.npy', images)
+                np.save(Path(folder) / f'{split}_labels.npy', labels)
         cores: SimpleQueue[int] = SimpleQueue()
-        for core in range(args.jobs):
+        for _, core in zip(range(args.jobs), itertools.cycle(sorted(os.sched_getaffinity(0))), strict=False):
             cores.put(core)
 
         def run(chosen: dict) -> dict:
@@ -88,13 +91,13 @@ def main() -> None:
             cores.put(core)
             return {} if child.returncode else {**chosen, **json.loads(lines[-1])}
 
-        for found in pool.map(run, left):
-            if not found:
-                failed = True
-            else:
-                kept = [*(json.loads(args.json.read_text()) if args.json.exists() else []), found]
+        for done in as_completed([pool.submit(run, chosen) for chosen in left]):
+            if found := done.result():
+                kept = [*kept, found]
                 write(args.json, kept)
                 print(table([found]).splitlines()[-1], flush=True)
+            else:
+                failed = True
     print(table(kept))
     if failed:
         sys.exit('error: a trial failed; it says why above')
@@ -105,6 +108,8 @@ def parts_of(recipe: str) -> tuple[dict, list[str]]:
     from candidates import CANDIDATES
 
     base, *more = recipe.split(' + ')
+    if base not in BASES:
+        raise SystemExit(f'error: {base} is no base of a recipe; known are {", ".join(BASES)}')
     fields, chosen = dict(BASES[base]), []
     for part in more:
         name, is_field, value = part.partition('=')

@@ -26,6 +26,8 @@ def test_a_recipe_is_a_base_with_fields_and_candidates():
     assert trials.BASES['cub_plus'].keys() == {'pool', 'label_smoothing', 'embedding'}
     with pytest.raises(SystemExit, match='error: balance is no candidate; known are '):
         trials.parts_of('seed + balance')
+    with pytest.raises(SystemExit, match='error: sead is no base of a recipe; known are seed, cub_plus'):
+        trials.parts_of('sead')
 
 
 def test_the_held_out_classes_are_every_fifth_and_the_others_are_trained_on():
