@@ -11,6 +11,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from PIL import Image
 
@@ -18,7 +19,7 @@ from sreml_jax.data import dataset as datasets
 from sreml_jax.data.in_memory import ArrayDataset
 from sreml_jax.model import ensemble
 from sreml_jax.model.resnet import POOLS, Stage, generalized_mean_pool, global_average_pool
-from sreml_jax.training import loss, step
+from sreml_jax.training import loss, optimizer, step
 
 Context = contextlib.AbstractContextManager
 
@@ -46,7 +47,7 @@ class Cosine(nn.Module):
 
 
 def unit(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Scales vectors along `axis` to length 1."""
+    """Scales vectors along `axis` to length 1; has a gradient at 0, which `ensemble.unit` lacks."""
     return x / jnp.sqrt(jnp.square(x).sum(axis, keepdims=True) + 1e-12)
 
 
@@ -57,13 +58,7 @@ def head(temperature: float = 0, layer_norm: bool = False) -> Context:
     the classifier sees.
     """
 
-    class Member(nn.Module):
-        backbone: ensemble.Backbone
-        layers: ensemble.Layers
-        width: int
-        meta_classes: int | None
-        pool: str
-
+    class Member(ensemble.Member):
         @nn.compact
         def __call__(self, x: jax.Array) -> jax.Array:
             for index in (2, 3, 4):
@@ -129,29 +124,8 @@ def crops(least: float) -> Iterator[None]:
         yield
 
 
-def mirrored() -> Context:
-    """An embedding is the mean over an image and its mirror image, scaled to length 1."""
-    make = step.make_embed_step
-
-    def made(model, mesh, mean, std):
-        embed = make(model, mesh, mean, std)
-
-        def both(variables, images):
-            found = embed(variables, images) + embed(variables, images[:, :, ::-1])
-            shape = (len(found), model.members, -1)
-            return (unit(found.reshape(shape)) / np.sqrt(model.members)).reshape(found.shape)
-
-        return both
-
-    return mock.patch.object(step, 'make_embed_step', made)
-
-
 def proxies_at(factor: float) -> Context:
     """The classifiers learn at `factor` times the rate (ProxyNCA++, ProxyAnchor)."""
-    import optax
-
-    from sreml_jax.training import optimizer
-
     adam = optimizer.adam
 
     def made(rate):
@@ -205,7 +179,6 @@ CANDIDATES: dict[str, Callable[[], Context]] = {
     'balanced': functools.partial(balanced, 3),
     'crops': functools.partial(crops, 0.5),
     'wide crops': functools.partial(crops, 0.16),
-    'mirrored': mirrored,
     'frozen trunk': frozen_trunk,
     'together': functools.partial(together, 1.0),
 }

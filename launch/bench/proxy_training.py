@@ -1,9 +1,9 @@
 """The training of one ResNet with a proxy loss, as the losses' papers set it; see peer_proxy.py.
 
 Proxy Anchor: Kim et al. 2020, margin 0.1 and scale 32. Normalized softmax: Zhai and Wu 2019, temperature
-0.05. Of the former are AdamW with decay 1e-4, proxies at 100 times
-the network's rate (1e-4, which fits pretrained weights), 512 numbers from the sum of average and
-maximum pooling, random resized crops and flips. One cycle of the learning rate spans the run.
+0.05. The first also gives AdamW with decay 1e-4, proxies at 100 times the network's rate (1e-4, which fits
+pretrained weights), 512 numbers from the sum of average and maximum pooling, random resized crops and flips.
+One cycle of the learning rate spans the run.
 """
 
 import argparse

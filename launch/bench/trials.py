@@ -1,7 +1,7 @@
 """Trials of training recipes on the training classes alone, or their last judgment by the test classes.
 
 python launch/bench trials --images=FOLDER --weights=resnet18.npz --json=trials.json
-python launch/bench trials ... --recipes='cub_plus;cub_plus + mirrored' --seeds=0,1,2
+python launch/bench trials ... --recipes='cub_plus;cub_plus + mirrored=True' --seeds=0,1,2
 python launch/bench trials ... --test           the searched half of the classes; it chooses nothing
 
 A recipe is a base (`BASES`), then ' + ' and a candidate or FIELD=VALUE, as often as wanted. Every fifth
@@ -57,7 +57,7 @@ def main() -> None:
     p.add_argument('--core', type=int, help=argparse.SUPPRESS)  # of a trial
     args = p.parse_args()
     if args.recipes.startswith('{'):  # a trial of its own process
-        os.sched_setaffinity(0, {args.core} if args.core is not None else os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {args.core})
         threading.Thread(target=_end_with_parent, daemon=True).start()
         print(json.dumps(trial(json.loads(args.recipes), args)))
         return
@@ -182,9 +182,8 @@ def split(
     if test:
         return images, labels
     held = labels['train'] % 5 == 2
-    return tuple(  # type: ignore[return-value]
-        {'train': of['train'][~held], 'test': of['train'][held]} for of in (images, labels)
-    )
+    images, labels = ({'train': of['train'][~held], 'test': of['train'][held]} for of in (images, labels))
+    return images, labels
 
 
 def _end_with_parent() -> None:

@@ -23,15 +23,7 @@ import proxy_training  # noqa: E402
 
 SMALL = ('--size=12', '--width=8', '--stem=small', '--dimensions=16', '--batch=8')
 COLORS = ((230, 40, 40), (40, 230, 40), (40, 40, 230), (220, 220, 40))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two tests run at once; threads of both on the same cores slow each other down many times."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_torch_thread')
 
 
 @pytest.fixture(scope='module')

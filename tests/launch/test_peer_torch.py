@@ -8,14 +8,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 import peer_steps  # noqa: E402
 import peer_torch  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two tests run at once; threads of both on the same cores slow each other down many times."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_torch_thread')
 
 
 @pytest.mark.parametrize('backbone', BACKBONES)
