@@ -87,6 +87,10 @@ def test_the_file_and_which_files_are_refused(tmp_path):
         pca.load(tmp_path, 'logits', 4, ('abd',))
     with pytest.raises(UserError, match=r'shrinking_pooled.npz, which is not there; make it by .*=pooled '):
         pca.load(tmp_path, 'pooled', 4, ('abc',))
+    with pytest.raises(
+        UserError, match=r'needs .*_mirrored\.npz, which is not there.* --config.mirrored=True'
+    ):
+        pca.load(tmp_path, 'logits', 4, ('abc',), mirrored=True)
     with pytest.raises(UserError, match=r'gives at most 6 dimensions; make it by .*embedding_dim=7'):
         pca.load(tmp_path, 'logits', 7, ('abc',))
 
