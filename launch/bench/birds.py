@@ -120,6 +120,12 @@ def photographs(images: Path, size: int, folder: Path) -> ArrayDataset:
     )
 
 
+def whole(dataset: ArrayDataset, split: str) -> np.ndarray:
+    """Returns all images of a split, uint8 [n, H, W, 3]."""
+    n = len(dataset.labels[split])
+    return next(dataset.read(split, [np.arange(n)], n))
+
+
 @contextlib.contextmanager
 def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Adds the seconds of the block; 'part: what' of the parts that `timed` watches."""

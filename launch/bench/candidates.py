@@ -104,21 +104,22 @@ def balanced(images: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def crops(least: float) -> Iterator[None]:
-    """Training images are random crops of at least this share of the area, resized to the whole size."""
+    """Training images are random crops of larger ones, at least this share of their area."""
     read = ArrayDataset.read
     rng = np.random.default_rng(0)
 
-    def crop(image: np.ndarray) -> np.ndarray:
+    def crop(image: np.ndarray, size: int) -> np.ndarray:
         height, width = image.shape[:2]
         area, ratio = rng.uniform(least, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = (min(1.0, np.sqrt(area * r)) for r in (ratio, 1 / ratio))
         left, top = rng.uniform(0, 1 - w) * width, rng.uniform(0, 1 - h) * height
         box = (left, top, left + w * width, top + h * height)
-        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box))
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
 
     def cropped(self, split, parts, batch_size):
+        size = self._images['test'].shape[1]
         for batch in read(self, split, parts, batch_size):
-            yield np.stack([crop(image) for image in batch]) if split == 'train' else batch
+            yield np.stack([crop(image, size) for image in batch]) if split == 'train' else batch
 
     with mock.patch.object(ArrayDataset, 'read', cropped):
         yield

@@ -4,9 +4,10 @@ python launch/bench peer_proxy --images=FOLDER --weights=resnet18.npz --epochs=8
 python launch/bench peer_proxy --images=FOLDER --weights=resnet18.npz --seconds=600 --loss=normalized_softmax
 python launch/bench peer_proxy --images=CHARACTERS --size=48 --width=32 --stem=small --crops=none --flips=none
 
-Images and weights are those of `birds`; the searched images are scored by this project's own protocol. With
---seconds, some steps on a copy of the network are timed first, and the schedule spans the whole epochs that
-fit. The loss's and the optimizer's settings are in proxy_training.py.
+Images and weights are those of `birds`; random crops are cut from larger squares, as a user of PyTorch cuts
+them from photographs. The searched images are scored by this project's own protocol. With --seconds, some
+steps on a copy of the network are timed first, and the schedule spans the whole epochs that fit. The loss's
+and the optimizer's settings are in proxy_training.py.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from birds import photographs
+from birds import photographs, whole
 from measure import keep, positive
 
 from sreml_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
@@ -43,6 +44,7 @@ def main() -> None:
     p.add_argument('--crops', default='random', choices=('random', 'none'))
     p.add_argument('--flips', default='random', choices=('random', 'none'))
     p.add_argument('--size', type=positive, default=256)
+    p.add_argument('--photographs', type=positive, default=256, help='side of what crops are cut from')
     p.add_argument('--batch', type=positive, default=32)
     p.add_argument('--learning_rate', type=float, default=1e-4, help='the proxies learn 100 times as fast')
     p.add_argument('--seed', type=int, default=0)
@@ -70,7 +72,10 @@ def main() -> None:
     labels, steps = dataset.labels, dataset.steps_per_epoch(args.batch)
     if not steps:
         p.error(f'--batch={args.batch}, but there are only {len(labels["train"])} training images')
-    pixels = {split: next(dataset.read(split, [np.arange(len(x))], len(x))) for split, x in labels.items()}
+    pixels = {split: whole(dataset, split) for split in labels}
+    if args.crops == 'random':
+        with tempfile.TemporaryDirectory() as folder:
+            pixels['train'] = whole(photographs(Path(args.images), args.photographs, Path(folder)), 'train')
     seconds = {'decoding': time.perf_counter() - start}
 
     training = proxy_training.Training(args, labels['train'].max() + 1, weights, dataset.mean, dataset.std)
@@ -89,6 +94,8 @@ def main() -> None:
     start = time.perf_counter()
     found = scores(embedding, labels['test'])
     seconds['search'] = time.perf_counter() - start
+    both = embedding + training.embed(np.ascontiguousarray(pixels['test'][:, :, ::-1]))
+    found['with mirror images'] = scores(both / np.linalg.norm(both, axis=1, keepdims=True), labels['test'])
     figures = {
         'device': training.device_name,
         'threads': training.threads,

@@ -102,7 +102,10 @@ class Training:
         self._mean, self._std = (torch.tensor(x).to(self._device) for x in (mean, std))
 
     def run(self, pixels: np.ndarray, labels: np.ndarray, epochs: int) -> float:
-        """Trains on uint8 [n, H, W, 3] and int [n] for some epochs; returns the loss of the last step."""
+        """Trains on uint8 [n, H, W, 3] and int [n] for some epochs; returns the loss of the last step.
+
+        Crops may be smaller than the images; without them the images have the network's size.
+        """
         for value in self._steps(pixels, labels, epochs):
             last = value
         return float(last)
@@ -130,8 +133,9 @@ class Training:
         for _ in range(epochs):
             order = torch.randperm(len(labels), generator=random).to(self._device)
             for part in order.split(args.batch)[:of_epoch]:
-                batch = self._normalized(images[part])
-                batch = cropped(batch, random) if args.crops == 'random' else batch
+                batch = images[part]
+                batch = cropped(batch, args.size, random) if args.crops == 'random' else batch
+                batch = self._normalized(batch)
                 batch = flipped(batch, random) if args.flips == 'random' else batch
                 value = self.loss(self._outputs(batch), classes[part])
                 optimizer.zero_grad(set_to_none=True)
@@ -149,7 +153,7 @@ class Training:
         return functional.normalize(torch.cat(outputs), dim=1).cpu().numpy()
 
     def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 [n, H, W, 3] -> float32 [n, 3, H, W], in channels_last memory."""
+        """[n, H, W, 3] of values to 255 -> float32 [n, 3, H, W], in channels_last memory."""
         return ((pixels.float() / 255 - self._mean) / self._std).permute(0, 3, 1, 2)
 
     def _outputs(self, batch: torch.Tensor) -> torch.Tensor:
@@ -157,24 +161,29 @@ class Training:
             return self.net(batch).float()
 
 
-def cropped(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Cuts a random part out of each image, [n, 3, H, W], and stretches it to the whole, bilinearly.
+def cropped(pixels: torch.Tensor, size: int, random: torch.Generator) -> torch.Tensor:
+    """Cuts a random part out of each image and scales it: uint8 [n, H, W, 3] -> float32 [n, size, size, 3].
 
-    The first of ten boxes that fits into the image is taken, as torchvision's RandomResizedCrop does.
+    The first of ten boxes that fits into the image is taken, else all of it, as torchvision's
+    RandomResizedCrop does; it antialiases by default, too.
     """
-    n = len(images)
-    area, ratio = torch.rand(2, n, 10, generator=random)
-    area = SCALES[0] + (SCALES[1] - SCALES[0]) * area
+    n, height, width = pixels.shape[:3]
+    share, ratio, x, y = torch.rand(4, n, 10, generator=random)
+    area = (SCALES[0] + (SCALES[1] - SCALES[0]) * share) * height * width
     ratio = RATIOS[0] * (RATIOS[1] / RATIOS[0]) ** ratio
-    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 2)
-    fits = (sides <= 1).all(2)
-    sides = sides[torch.arange(n), fits.int().argmax(1)].clamp(max=1)
-    theta = torch.zeros(n, 2, 3)  # the image spans -1 to 1
-    theta[:, [0, 1], [0, 1]] = sides
-    theta[:, :, 2] = (1 - sides) * (2 * torch.rand(n, 2, generator=random) - 1)
-    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    parts = functional.grid_sample(images, grid, padding_mode='border', align_corners=False)
-    return parts.contiguous(memory_format=torch.channels_last)
+    w, h = (area * ratio).sqrt().round().int(), (area / ratio).sqrt().round().int()
+    fits = (w <= width) & (h <= height)
+    w, h = torch.where(fits, w, width), torch.where(fits, h, height)
+    left, top = (x * (width - w + 1)).int(), (y * (height - h + 1)).int()
+    boxes = torch.stack([left, top, left + w, top + h], 2)[torch.arange(n), fits.int().argmax(1)]
+    parts = [
+        functional.interpolate(
+            image[None, upper:lower, start:end].permute(0, 3, 1, 2).float(),
+            (size, size), mode='bilinear', antialias=True,
+        )
+        for image, (start, upper, end, lower) in zip(pixels, boxes.tolist(), strict=True)
+    ]  # fmt: skip
+    return torch.cat(parts).permute(0, 2, 3, 1)
 
 
 def flipped(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:

@@ -49,6 +49,7 @@ def main() -> None:
     )
     p.add_argument('--members', type=positive, default=2)
     p.add_argument('--size', type=positive, default=64)
+    p.add_argument('--photographs', type=positive, default=256, help='side of what crops are cut from')
     p.add_argument('--epochs', type=positive, default=4)
     p.add_argument('--batch', type=positive, default=12)
     p.add_argument('--width', type=positive, default=64)
@@ -72,11 +73,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         if left:
             data = birds.photographs(Path(args.images), args.size, Path(folder))
-            for split in ('train', 'test'):
-                labels = data.labels[split]
-                images = next(data.read(split, [np.arange(len(labels))], len(labels)))
-                np.save(Path(folder) / f'{split}.npy', images)
+            for split, labels in data.labels.items():
+                np.save(Path(folder) / f'{split}.npy', birds.whole(data, split))
                 np.save(Path(folder) / f'{split}_labels.npy', labels)
+            if 'crops' in args.recipes:
+                larger = birds.photographs(Path(args.images), args.photographs, Path(folder))
+                np.save(Path(folder) / 'larger.npy', birds.whole(larger, 'train'))
         cores: SimpleQueue[int] = SimpleQueue()
         for _, core in zip(range(args.jobs), itertools.cycle(sorted(os.sched_getaffinity(0))), strict=False):
             cores.put(core)
@@ -133,12 +135,9 @@ def trial(chosen: dict, args: argparse.Namespace) -> dict:
     from sreml_jax.runtime.signals import Signals
     from sreml_jax.train import train
 
-    arrays = {path.stem: np.load(path) for path in Path(args.images).glob('*.npy')}
-    images, labels = split(
-        {name: arrays[name] for name in ('train', 'test')},
-        {name: arrays[f'{name}_labels'] for name in ('train', 'test')},
-        args.test,
-    )
+    arrays = {path.stem: np.load(path, mmap_mode='r') for path in Path(args.images).glob('*.npy')}
+    labels = {name: arrays[f'{name}_labels'] for name in ('train', 'test')}
+    images, labels = split(arrays, labels, args.test, 'larger' if 'crops' in chosen['recipe'] else 'train')
     fields, candidates = parts_of(chosen['recipe'])
     args.model_type, args.meta_classes = 'resnet18', 12
     config = birds.config_of(args)
@@ -173,17 +172,18 @@ def trial(chosen: dict, args: argparse.Namespace) -> dict:
 
 
 def split(
-    images: dict[str, np.ndarray], labels: dict[str, np.ndarray], test: bool
+    images: dict[str, np.ndarray], labels: dict[str, np.ndarray], test: bool, trained: str = 'train'
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Returns images and labels to train on and to search: split -> [n, ...], split -> int [n].
 
     test: as they are; else every fifth training class, from the third on, is searched instead.
+    trained: which of `images` holds the training images as they are trained on.
     """
     if test:
-        return images, labels
+        return {'train': images[trained], 'test': images['test']}, labels
     held = labels['train'] % 5 == 2
-    images, labels = ({'train': of['train'][~held], 'test': of['train'][held]} for of in (images, labels))
-    return images, labels
+    chosen = {'train': images[trained][~held], 'test': images['train'][held]}
+    return chosen, {'train': labels['train'][~held], 'test': labels['train'][held]}
 
 
 def _end_with_parent() -> None:

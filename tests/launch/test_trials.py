@@ -40,6 +40,17 @@ def test_the_held_out_classes_are_every_fifth_and_the_others_are_trained_on():
     assert trials.split(images, labels, test=True) == (images, labels)
 
 
+def test_larger_images_are_trained_on_and_not_searched():
+    small, labels = np.arange(10), {'train': np.arange(10), 'test': np.arange(2)}
+    images = {'train': small, 'test': -small[:2], 'larger': 100 + small}
+    found, _ = trials.split(images, labels, False, 'larger')
+    assert_array_equal(found['train'], [100, 101, 103, 104, 105, 106, 108, 109])
+    assert_array_equal(found['test'], [2, 7])
+    found, _ = trials.split(images, labels, True, 'larger')
+    assert_array_equal(found['train'], images['larger'])
+    assert_array_equal(found['test'], images['test'])
+
+
 def test_the_table_has_means_and_deviations_over_seeds():
     kept = [
         {'recipe': 'seed', 'test': False, 'size': 64, 'members': 2, 'epochs': 4, 'seed': seed, 'MAP@R': 0.25}
@@ -72,6 +83,17 @@ def test_balanced_batches_have_as_many_images_of_each_class(pictures):
     for label in range(3):
         assert sorted(len(run) % 3 for run in runs if run[0] == label)[-2:] in ([0, 1], [1])
     assert len(batches) == 5
+
+
+def test_crops_of_larger_images_have_the_size_of_those_searched(pictures):
+    random = np.random.default_rng(1)
+    images = {
+        'train': random.integers(0, 255, (5, 20, 20, 3), np.uint8),
+        'test': np.zeros((2, 8, 8, 3), np.uint8),
+    }
+    larger = ArrayDataset('larger', images, {'train': np.arange(5), 'test': np.arange(2)})
+    with candidates.CANDIDATES['crops']():
+        assert next(larger.read('train', [np.arange(5)], 5)).shape == (5, 8, 8, 3)
 
 
 def test_crops_are_of_training_images_alone(pictures):
