@@ -1,7 +1,7 @@
 """Benchmarks, one subcommand per subject: python launch/bench SUBJECT [--help].
 
-Figures are medians over alternating runs, beside what they are compared with. `--json FILE` keeps them with
-date, device and versions.
+Times are medians over alternating runs, beside what they are compared with, where it says nothing else.
+`--json FILE` keeps the figures with date, device and versions.
 """
 
 import importlib

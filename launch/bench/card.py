@@ -1,4 +1,4 @@
-"""Everything that a card can say about this program, in one run of at most 8 minutes.
+"""The benchmarks of this program on a card, in one run of at most 8 minutes.
 
 python launch/bench card --json=launch/bench_results/h100.json
 python launch/bench card --json=FILE --birds=FOLDER --weights=resnet18.npz   also trains 48 members on birds

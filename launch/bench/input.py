@@ -1,6 +1,6 @@
 """The input pipeline on real photographs against a plain PIL loop in as many processes as cores.
 
-python launch/bench input                    photographs of ../shared/data/cub100.tar, to 256x256
+python launch/bench input                    the maintainers' ../shared/data/cub100.tar, to 256x256
 python launch/bench input --images FOLDER    any folder or tar of pictures
 
 Every run hands batches of uint8 arrays to this process. 'pil' is the loop that anyone would write: open,

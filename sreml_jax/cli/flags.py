@@ -1,6 +1,7 @@
 """The command line: its modes and flags, and what each mode needs. Imports neither jax nor tensorflow.
 
-A new mode is a row of `MODES`, the flags that only it has, and a function of its name in modes.py.
+A new mode is a row of `MODES`, the flags that only it has, and a function of its name in modes.py or
+file_modes.py.
 """
 
 import os

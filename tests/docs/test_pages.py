@@ -87,7 +87,7 @@ def commands() -> list[str]:
 
 def arguments(command: str) -> list[str] | None:
     """The program's arguments in a command, without '...'; None if it starts another program."""
-    words = [word for word in shlex.split(command) if word != '...']
+    words = [word for word in shlex.split(command.removeprefix('mpirun -n 4 ')) if word != '...']
     for start in (['python', '-m', 'sreml_jax.main'], ['sreml'], ['sbatch', 'launch/slurm.sbatch']):
         if words[: len(start)] == start:
             return words[len(start) :]
