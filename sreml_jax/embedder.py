@@ -147,6 +147,7 @@ class Embedder:
                 'step': self.step,
                 'fingerprint': self.fingerprint,
                 'old_fingerprint': self.old_fingerprint,
+                'pca': self.pca.digest(self.dimensions) if self.pca else '',
                 'config': self.run.config.to_dict(),
             },
             'preprocessing': {

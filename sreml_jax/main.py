@@ -13,7 +13,7 @@ import logging
 from absl import app
 from absl import logging as absl_logging
 
-from sreml_jax.cli import command_line, flags, modes
+from sreml_jax.cli import command_line, flags, modes, output
 from sreml_jax.runtime.errors import RunError, UserError
 from sreml_jax.runtime.text import LONGEST, printable
 
@@ -59,6 +59,7 @@ class OneLine(logging.Formatter):
 
 def cli() -> None:
     """The `sreml` command."""
+    output.outlive_readers()
     app.run(main, flags_parser=command_line.parse)
 
 

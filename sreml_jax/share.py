@@ -16,7 +16,7 @@ from sreml_jax.runtime.text import printable
 from sreml_jax.training import checkpoint, published
 
 PULLED = Path('runs/hf')  # USER/NAME lies below it
-_RESULTS = ('results.json', 'members_curve.png', 'thresholds.png', threshold_file.FILE, *pca.FILES.values())
+_RESULTS = ('results.json', 'members_curve.png', 'thresholds.png', threshold_file.FILE, *pca.names())
 _FILES = (published.WEIGHTS, published.ABOUT, published.META_CLASSES, *_RESULTS, 'README.md')
 
 

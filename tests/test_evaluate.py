@@ -4,9 +4,11 @@ import dataclasses
 import json
 import re
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.decomposition import PCA
 from support.runs import NoSignals, adam_of
@@ -17,9 +19,10 @@ from sreml_jax.cli import modes
 from sreml_jax.data.in_memory import ArrayDataset
 from sreml_jax.embedder import Embedder
 from sreml_jax.evaluate import evaluate
-from sreml_jax.evaluation import baselines
+from sreml_jax.evaluation import analysis, baselines
 from sreml_jax.evaluation.baselines import raw_pixels
 from sreml_jax.model.ensemble import normalize
+from sreml_jax.retrieval import pca
 from sreml_jax.run import Run
 from sreml_jax.runtime.errors import RunError, UserError
 from sreml_jax.train import train
@@ -213,3 +216,18 @@ def test_evaluating_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match='holds no checkpoint'):
         evaluate(tiny_config(), tmp_path, tiny_dataset())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_pca_of_a_checkpoint_stays_since_indexes_are_made_by_it(tmp_path):
+    random = np.random.default_rng(0)
+    first, later = (random.standard_normal((30, 8)).astype(np.float32) for _ in range(2))
+    kind = {'embedding': 'pooled', 'mirrored': True}
+    embedder = SimpleNamespace(
+        workdir=tmp_path, fingerprint='f', old_fingerprint='o', run=SimpleNamespace(config=ConfigDict(kind))
+    )
+    made = analysis._projection(embedder, first, 4)
+    pca.save(tmp_path, 'pooled', made, 'f', mirrored=True)
+    assert analysis._projection(embedder, later, 4).digest(4) == made.digest(4)
+    assert analysis._projection(embedder, later, 5).digest(4) != made.digest(4)  # more than it has
+    embedder.fingerprint = 'of a later checkpoint'
+    assert analysis._projection(embedder, later, 4).digest(4) != made.digest(4)

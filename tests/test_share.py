@@ -17,7 +17,7 @@ from sreml_jax import share
 from sreml_jax.embedder import Embedder
 from sreml_jax.evaluation import model_card
 from sreml_jax.evaluation.result import Result, write_results
-from sreml_jax.retrieval import threshold_file
+from sreml_jax.retrieval import pca, threshold_file
 from sreml_jax.retrieval.thresholds import Rates, Thresholds
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.search.embed import embed
@@ -42,6 +42,8 @@ def run(tmp_path_factory) -> Path:
     embedder = Embedder(folder)
     made = Thresholds(Rates(**equal), [], 42, 42, 8)
     threshold_file.save(folder, embedder.fingerprint, 'logits', embedder.dimensions, made)
+    reduces = pca.fit(np.random.default_rng(0).normal(size=(9, embedder.dimensions)).astype(np.float32), 3)
+    pca.save(folder, 'logits', reduces, embedder.fingerprint, mirrored=True)
     return folder
 
 
@@ -91,7 +93,7 @@ def test_published_and_used_from_the_hub_and_its_cache(run, tmp_path, monkeypatc
     assert seen.count('POST /api/models/me/birds/commit/main') == 1
     assert set(stored) == {
         *('README.md', 'config.json', 'meta_classes.json', 'model.safetensors', 'results.json'),
-        *('thresholds.json', 'members_curve.png'),
+        *('thresholds.json', 'members_curve.png', 'shrinking_mirrored.npz'),
     }
     assert found[0] == 0, found[2]
     (answer,) = json.loads(found[1])

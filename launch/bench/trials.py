@@ -1,12 +1,13 @@
-"""Trials of training recipes on the training classes alone, or their last judgment by the test classes.
+"""Trials of training recipes on the training classes alone or, with --test, their score on the test classes.
 
 python launch/bench trials --images=FOLDER --weights=resnet18.npz --json=trials.json
 python launch/bench trials ... --recipes='cub_plus;cub_plus + mirrored=True' --seeds=0,1,2
-python launch/bench trials ... --test           the searched half of the classes; it chooses nothing
+python launch/bench trials ... --test           the test classes, which never choose a recipe
 
 A recipe is a base (`BASES`), then ' + ' and a candidate or FIELD=VALUE, as often as wanted. Every fifth
 training class, from the third on, is held out and searched. A trial that the file holds is not run again, so
-a stopped command goes on. Each trial has a core of its own.
+a stopped command goes on; other images, weights or sizes of photographs need another file. Each trial has a
+core of its own. The base cub_plus is what configs/cub_plus.py had before these trials.
 """
 
 import argparse
@@ -31,7 +32,6 @@ from measure import positive, write
 
 BASES = {
     'seed': {},
-    # Before these trials: the program's has grown by what they found.
     'cub_plus': {'pool': 'gem', 'label_smoothing': 0.1, 'embedding': 'pooled'},
 }
 
@@ -84,13 +84,17 @@ def main() -> None:
             cores.put(core)
 
         def run(chosen: dict) -> dict:
-            core = cores.get()
             command = [sys.executable, str(Path(__file__).parent), 'trials', *sys.argv[1:]]
+            core = cores.get()
             command += [f'--recipes={json.dumps(chosen)}', f'--images={folder}', f'--core={core}']
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-                assert child.stdout
-                lines = child.stdout.read().splitlines()
-            cores.put(core)
+            try:
+                with subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                ) as child:
+                    assert child.stdout
+                    lines = child.stdout.read().splitlines()
+            finally:
+                cores.put(core)
             return {} if child.returncode else {**chosen, **json.loads(lines[-1])}
 
         for done in as_completed([pool.submit(run, chosen) for chosen in left]):
@@ -196,12 +200,14 @@ def table(kept: list[dict]) -> str:
     """Returns the means over seeds, a recipe and setting a line, in Markdown."""
     groups: dict[tuple, list[dict]] = {}
     for x in kept:
-        groups.setdefault((x['recipe'], x['test'], x['size'], x['members'], x['epochs']), []).append(x)
+        setting = (x.get(name) for name in ('batch', 'width', 'stem'))
+        key = (x['recipe'], x['test'], x['size'], x['members'], x['epochs'], *setting)
+        groups.setdefault(key, []).append(x)
     lines = [
         '| recipe | members x epochs | seeds: Recall@1 | mean (deviation) | @2 | @4 | @8 | MAP@R | seconds |'
     ]
     lines.append('|---' * 9 + '|')
-    for (recipe, test, size, members, epochs), found in groups.items():
+    for (recipe, test, size, members, epochs, *_), found in groups.items():
         ones = [100 * x['Recall@1'] for x in found]
         means = [
             100 * statistics.mean(x[c] for x in found) for c in ('Recall@2', 'Recall@4', 'Recall@8', 'MAP@R')

@@ -1,6 +1,5 @@
 """Parses the command line: a mistake ends the program with one sentence and exit code 2."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake ends with one sentence and exit code 2."""
     asked = {argument.lstrip('-') for argument in argv[1:] if argument.startswith('-')}
     if not asked.isdisjoint((*_HELP, 'version')):
-        _show(help.version() if 'version' in asked else help.text(flags.MODES))
+        print(help.version() if 'version' in asked else help.text(flags.MODES))
         sys.exit(0)
     try:
         sys.argv[1:] = _file_first(argv[1:])  # ml_collections reads it
@@ -48,14 +47,6 @@ def parse(argv: list[str]) -> list[str]:
     except (MemoryError, RecursionError):  # Python's parser over a value of thousands of parts
         sys.exit(complain('a value has too many parts for Python to read; shorten it'))
     return rest
-
-
-def _show(text: str) -> None:
-    """Prints text; a reader that leaves early, such as head, is no error."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends
 
 
 def complain(sentence: str) -> int:
@@ -81,9 +72,12 @@ def _file_first(arguments: list[str]) -> list[str]:
     fields: ConfigDict = default.get_config()
     words, files, others = iter(arguments), [], []
     for word in words:
+        if not word.startswith('-'):  # the value of the flag before it
+            others.append(word)
+            continue
         name, _, value = word.lstrip('-').partition('=')
         field = name.removeprefix('config.')
-        if name == 'config' and word.startswith('-'):
+        if name == 'config':
             files.append(f'--config={_config_file(value or next(words, ""))}')
             continue
         if field != name and field.removeprefix('no') not in fields and field not in fields:

@@ -217,4 +217,5 @@ def workdir() -> Path:
 
 def given(flag: str) -> bool:
     """Whether the command line names the flag; absl also counts the default that `parse` puts in."""
-    return any(a.lstrip('-').partition('=')[0] == flag for a in sys.argv[1:])
+    named = (a.lstrip('-').partition('=')[0] for a in sys.argv[1:] if a.startswith('-'))
+    return flag in named

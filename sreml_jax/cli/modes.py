@@ -54,6 +54,7 @@ def train(job: Job) -> None:
     """Trains to the last epoch, then evaluates."""
     start.check_run(job.config, job.workdir)
     from sreml_jax import data, memory, recipe
+    from sreml_jax.cli import faults
     from sreml_jax.evaluate import evaluate
     from sreml_jax.train import train
 
@@ -63,8 +64,9 @@ def train(job: Job) -> None:
     memory.refuse_training(config)
     dataset = data.load(config)
     start.say_first(config, dataset, training=True)
-    train(config, job.workdir, dataset, job.signals)
-    evaluate(config, job.workdir, dataset)
+    with faults.explained(config):  # with the sizes that were chosen
+        train(config, job.workdir, dataset, job.signals)
+        evaluate(config, job.workdir, dataset)
 
 
 def eval(job: Job) -> None:
@@ -222,10 +224,9 @@ def _embedder(
 def _embedding_like(index: 'Index', config: ConfigDict) -> ConfigDict:
     """Returns the config with the embedding that an index holds, unless the command line sets it."""
     from sreml_jax.search.index import compatibility
-    from sreml_jax.training import saved_config
 
     config = config.copy_and_resolve_references()
-    made_by = saved_config.restore(index.about['checkpoint']['config'])
+    made_by = compatibility.config_of(index.folder, index.about)
     for field in ('embedding', 'mirrored', 'embedding_dim'):
         if field not in flags.config_overrides():
             config[field] = made_by[field]

@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 def config_of(mode: str, workdir: Path, config: ConfigDict) -> ConfigDict:
     """Returns the command line's config, based on the config of the run that the mode continues."""
-    from sreml_jax.training import checkpoint, saved_config
+    from sreml_jax.training import checkpoint, published, saved_config
 
-    begun = any((workdir / 'checkpoints').glob('[0-9]*'))
+    begun = any((workdir / 'checkpoints').glob('[0-9]*')) or published.is_there(workdir)
     if not flags.MODES[mode].of_run and not (mode == 'train' and begun):
         return config
     own, said = None, flags.config_overrides()
@@ -95,12 +95,27 @@ def say(line: str) -> None:
 def _own_config(mode: str, workdir: Path) -> ConfigDict:
     """Returns the config to use without --config: the run's, the index's, or that of pretrained weights."""
     from sreml_jax.configs import pretrained
-    from sreml_jax.search.index import Index
-    from sreml_jax.training import checkpoint, saved_config
+    from sreml_jax.search.index import Index, compatibility
+    from sreml_jax.training import checkpoint
 
     if not flags.WORKDIR.value:
         if 'index' in flags.MODES[mode].needs:
-            return saved_config.restore(Index(flags.path(flags.INDEX)).about['checkpoint']['config'])
+            index = Index(flags.path(flags.INDEX))
+            return _on_this_machine(compatibility.config_of(index.folder, index.about))
         if mode == 'embed':
             return pretrained.get_config()
-    return checkpoint.newest_config(workdir)
+    config = checkpoint.newest_config(workdir)
+    return config if mode == 'train' else _on_this_machine(config)
+
+
+def _on_this_machine(config: ConfigDict) -> ConfigDict:
+    """Returns a saved config, on all devices if this machine lacks those that it names."""
+    from sreml_jax.runtime import sharding
+
+    if config.gpu_ids or config.mesh:
+        try:
+            sharding.make(config)
+        except UserError as error:
+            log.info('on all devices of this machine, for the run was on others: %s', error)
+            config.update(gpu_ids=(), mesh=())
+    return config

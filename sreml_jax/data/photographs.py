@@ -25,8 +25,7 @@ class Found(NamedTuple):
 
     Attributes:
       path: absolute; links are not resolved. Bytes that are not UTF-8 are escaped, since tables need UTF-8.
-      The
-        path of a folder ends with '/'.
+        The path of a folder ends with '/'.
       label: its class: the name of its folder, if that is below the searched folder; else None.
       problem: why reading this file was not attempted, or ''.
     """

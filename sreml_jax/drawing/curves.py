@@ -61,8 +61,10 @@ def read(path: Path, names: tuple[str, ...] = NAMES) -> list[Curve]:
     if path.exists():
         for text in path.read_text().splitlines():
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+                line['step'] + 0
+                lines.append(line)
+            except (KeyError, TypeError, ValueError):
                 break
     curves = []
     for name in names:

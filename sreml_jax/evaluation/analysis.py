@@ -64,7 +64,7 @@ def analyze(
     )
     wanted = {*pca.DIMENSIONS, config.embedding_dim} - {0}
     fewer = sorted((n for n in wanted if n < min(training.shape)), reverse=True)
-    projection = pca.fit(training, fewer[0]) if fewer else None
+    projection = _projection(embedder, training, fewer[0]) if fewer else None
 
     classes = curves.sample(protocol, np.random.default_rng(0))
     of_query, of_gallery, sampled = protocol.of_classes(classes)
@@ -96,6 +96,18 @@ def analyze(
         'members_curve': [point._asdict() for point in curve],
         'shrunk': [row._asdict() for row in reduced],
     }
+
+
+def _projection(embedder: Embedder, training: np.ndarray, dimensions: int) -> PCA:
+    """Returns the checkpoint's PCA, which indexes may have been made by; fits one if there is none.
+
+    Args: see `analyze`.
+    """
+    config, accepted = embedder.run.config, (embedder.fingerprint, embedder.old_fingerprint)
+    try:
+        return pca.load(embedder.workdir, config.embedding, dimensions, accepted, mirrored=config.mirrored)
+    except UserError:  # missing, damaged, of another checkpoint, or too short
+        return pca.fit(training, dimensions)
 
 
 def _reduced(

@@ -122,11 +122,11 @@ def _no_column(path: Path, wanted: Iterable[str], there: Iterable[str]) -> UserE
 
 
 def _lines(path: Path) -> np.ndarray:
-    return np.array(path.read_text(encoding='utf-8').splitlines())
+    return np.array(path.read_text(encoding='utf-8-sig').splitlines())
 
 
 def _csv_labels(path: Path) -> np.ndarray:
-    with path.open(encoding='utf-8', newline='') as file:
+    with path.open(encoding='utf-8-sig', newline='') as file:
         rows = csv.DictReader(file, strict=True)
         names = rows.fieldnames or ()
         name = next((name for name in LABELS if name in names), None)

@@ -57,7 +57,7 @@ def measure(embedder: Embedder, dataset: Dataset, embeddings: dict[str, np.ndarr
             for made, dimensions in ((found, query.shape[1]), (reduced, config.embedding_dim)):
                 if made:
                     place = embedder.workdir, embedder.fingerprint, config.embedding, dimensions
-                    threshold_file.save(*place, made)
+                    threshold_file.save(*place, made, mirrored=config.mirrored)
             picture = embedder.workdir / 'thresholds.png'
             drawing.save(picture, *thresholds.curves(best, protocol), found.equal.threshold)
     entries: dict[str, Any] = {'votes': {str(k): share for k, share in shares.items()}}

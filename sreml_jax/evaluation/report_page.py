@@ -119,6 +119,8 @@ def _results(workdir: Path, step: int, embedding: str) -> dict[str, Any]:
         results = json.loads((workdir / 'results.json').read_text())
     except (OSError, ValueError):
         return {}
+    if not isinstance(results, dict):
+        return {}
     return results if (results.get('step'), results.get('embedding')) == (step, embedding) else {}
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from sreml_jax.retrieval.nearest import nearest
 from sreml_jax.retrieval.protocol import Protocol
 
+_CELLS = 2**22  # of queries x neighbors at once
+
 
 def correct_neighbors(
     query: np.ndarray,
@@ -48,10 +50,14 @@ def map_at_r(correct: np.ndarray, relevant: np.ndarray) -> float:
 
     Args: see `r_precision`.
     """
-    rank = np.arange(1, correct.shape[1] + 1)
-    correct = correct & (rank <= relevant[:, None])
-    precision = np.cumsum(correct, 1) / rank
-    return float(np.mean((precision * correct).sum(1) / np.maximum(relevant, 1)))
+    rank, total = np.arange(1, correct.shape[1] + 1), 0.0
+    at_once = max(1, _CELLS // max(1, correct.shape[1]))
+    for start in range(0, len(correct), at_once):  # a large class would need many bytes a cell at once
+        rows = slice(start, start + at_once)
+        counted = correct[rows] & (rank <= relevant[rows, None])
+        precision = np.cumsum(counted, 1) / rank
+        total += ((precision * counted).sum(1) / np.maximum(relevant[rows], 1)).sum()
+    return float(total / len(correct))
 
 
 def raw_pixels(images: np.ndarray) -> np.ndarray:

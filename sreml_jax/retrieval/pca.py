@@ -1,5 +1,6 @@
 """PCA and whitening, fitted on training images, reduce embeddings to fewer dimensions."""
 
+import hashlib
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,11 @@ class PCA(NamedTuple):
     def __call__(self, embeddings: jax.typing.ArrayLike, dimensions: int) -> jax.Array:
         """Reduces float32 [images, d] to [images, dimensions], rows of unit length."""
         return _reduced(embeddings, self.mean, self.axes[:dimensions])
+
+    def digest(self, dimensions: int) -> str:
+        """Returns a hash of what reduces embeddings to so many dimensions."""
+        used = (self.mean, self.axes[:dimensions])
+        return hashlib.sha256(b''.join(np.asarray(x, '<f4').tobytes() for x in used)).hexdigest()[:32]
 
     def only(self, dimensions: int) -> 'PCA':
         """Returns the PCA with further axes set to 0: other dimensions, but the same shapes and program."""
@@ -80,6 +86,11 @@ def fit(embeddings: np.ndarray, dimensions: int) -> PCA:
     lengths = np.sqrt(np.cumsum(whitened**2, 1))
     bounds = (greatest_so_far / np.maximum(lengths, 1e-12)).max(0)
     return PCA(mean, axes, bounds)
+
+
+def names() -> list[str]:
+    """Returns the name of every file that `save` may write."""
+    return [path_of(Path(), embedding, mirrored).name for embedding in FILES for mirrored in (False, True)]
 
 
 def path_of(folder: Path, embedding: str, mirrored: bool) -> Path:

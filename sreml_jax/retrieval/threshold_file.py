@@ -1,4 +1,4 @@
-"""thresholds.json: the similarity thresholds of a run's checkpoint, by embedding and dimensions."""
+"""thresholds.json: the similarity thresholds of a run's checkpoint, by embedding, mirroring, dimensions."""
 
 import json
 from collections.abc import Sequence
@@ -13,21 +13,31 @@ from sreml_jax.runtime.text import printable
 FILE = 'thresholds.json'
 
 
-def save(folder: Path, fingerprint: str, embedding: str, dimensions: int, thresholds: Thresholds) -> None:
+def save(
+    folder: Path,
+    fingerprint: str,
+    embedding: str,
+    dimensions: int,
+    thresholds: Thresholds,
+    *,
+    mirrored: bool = False,
+) -> None:
     """Writes FILE into the folder, atomically; what it holds of the checkpoint's other embeddings stays."""
     try:
         kept = _read(folder / FILE)
     except (OSError, ValueError):
         kept = {}
     others = kept.get('embeddings', []) if kept.get('fingerprint') == fingerprint else []
-    others = [one for one in others if (one['embedding'], one['dimensions']) != (embedding, dimensions)]
-    own = {'embedding': embedding, 'dimensions': dimensions, **as_json(thresholds)}
+    others = [one for one in others if _kind(one) != (embedding, mirrored, dimensions)]
+    own = {'embedding': embedding, 'mirrored': mirrored, 'dimensions': dimensions, **as_json(thresholds)}
     text = json.dumps({'fingerprint': fingerprint, 'embeddings': [*others, own]}, indent=1)
     with files.atomic_write(folder / FILE) as temporary:
         temporary.write_text(text + '\n')
 
 
-def load(folder: Path, fingerprints: Sequence[str], embedding: str, dimensions: int) -> Thresholds | None:
+def load(
+    folder: Path, fingerprints: Sequence[str], embedding: str, dimensions: int, *, mirrored: bool = False
+) -> Thresholds | None:
     """Reads the thresholds of one embedding; None if the folder has none of this checkpoint.
 
     Raises:
@@ -45,9 +55,14 @@ def load(folder: Path, fingerprints: Sequence[str], embedding: str, dimensions: 
     if saved['fingerprint'] not in fingerprints:
         return None
     for one in saved['embeddings']:
-        if (one['embedding'], one['dimensions']) == (embedding, dimensions):
+        if _kind(one) == (embedding, mirrored, dimensions):
             return of_json(one)
     return None
+
+
+def _kind(entry: dict[str, Any]) -> tuple[str, bool, int]:
+    """Returns which embedding an entry is of; earlier versions had no mirrored ones."""
+    return entry['embedding'], entry.get('mirrored', False), entry['dimensions']
 
 
 def as_json(thresholds: Thresholds) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def keep(x: jax.Array) -> jax.Array:
 
 
 def compiler_options() -> dict[str, str]:
-    """Returns options for `jax.jit` for a CPU: `keep` holds and vectors have full width; else None."""
+    """Returns options for `jax.jit` for a CPU: `keep` holds and vectors have full width; else {}."""
     if jax.default_backend() != 'cpu':
         return {}
     return {'xla_disable_hlo_passes': 'cse_barrier_expander', 'xla_cpu_prefer_vector_width': '512'}

@@ -1,6 +1,7 @@
 """Approximate nearest neighbors by FAISS, for indexes of many millions of images."""
 
 import json
+import logging
 import math
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +12,12 @@ import numpy as np
 from sreml_jax import memory
 from sreml_jax.retrieval import quantization
 from sreml_jax.runtime import files
-from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.errors import RunError, UserError
+from sreml_jax.runtime.text import printable
 from sreml_jax.search.exact import exact
 from sreml_jax.search.index import Index
+
+log = logging.getLogger(__name__)
 
 RECALL, TOP = 0.95, 10  # the approximate search is to find this share of the exact TOP nearest
 _SAMPLE = 200  # images of the index, the queries that measure the recall
@@ -116,10 +120,18 @@ class Approximate:
             self._lists.nprobe = min(2 * self._lists.nprobe, self._lists.nlist)
 
     def _save(self, path: Path, measured: Path) -> None:
-        with files.atomic_write(path) as temporary:
-            self._faiss.write_index(self._lists, str(temporary))
-        with files.atomic_write(measured) as temporary:
-            temporary.write_text(json.dumps({'recall': self.recall, 'top': TOP, 'queries': _SAMPLE}) + '\n')
+        try:
+            with files.atomic_write(path) as temporary:
+                self._faiss.write_index(self._lists, str(temporary))
+                # FAISS says nothing of a full disk.
+                self._faiss.read_index(str(temporary), self._faiss.IO_FLAG_MMAP)
+            text = json.dumps({'recall': self.recall, 'top': TOP, 'queries': _SAMPLE})
+            with files.atomic_write(measured) as temporary:
+                temporary.write_text(text + '\n')
+        except (RunError, RuntimeError) as error:  # FAISS raises the latter
+            why = printable(str(error).splitlines()[0], 200)
+            log.warning('the lists of --approximate are not kept: %s; the next search makes them again', why)
+            return
         for old in set(path.parent.glob('approximate-*')) - {path, measured}:
             old.unlink()
 

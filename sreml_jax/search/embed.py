@@ -20,11 +20,13 @@ from sreml_jax.runtime.signals import Signals
 from sreml_jax.runtime.text import printable
 from sreml_jax.runtime.versions import installed
 from sreml_jax.search.index import Index, Item
+from sreml_jax.search.index.reader import ABOUT
 from sreml_jax.search.index.writer import IndexWriter
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 20  # unreadable images, at most
+_LOOKED_AT = 1000  # images at a time
 
 
 def embed(
@@ -117,7 +119,8 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
       gone: also removes the images whose files no longer exist.
 
     Raises:
-      UserError: there is no index, `images` and `gone` name nothing, or the index has no such image.
+      UserError: there is no index, `images` and `gone` name nothing, the index has no such image, or none of
+        its images is there.
     """
     if not images and not gone:
         raise UserError(
@@ -125,8 +128,11 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
         )
     pattern = Pattern(images) if images else None
 
+    if gone and (out / ABOUT).exists():
+        _refuse_if_all_are_gone(Index(out))
+
     def unwanted(path: str) -> bool:
-        return bool(pattern and pattern.matches(path)) or (gone and not Path(path).exists())
+        return bool(pattern and pattern.matches(path)) or (gone and _is_gone(path))
 
     with IndexWriter(out) as index:
         log.info('%s', headline.of_removal(out, len(index), images, gone))
@@ -139,6 +145,28 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
             f'{printable(out)} holds no image of --images={printable(images)}: nothing is removed'
         )
     print(f'{printable(out)}: {number:,} images removed, {len(Index(out)):,} left')
+
+
+def _refuse_if_all_are_gone(index: Index) -> None:
+    for start in range(0, len(index), _LOOKED_AT):
+        rows = range(start, min(start + _LOOKED_AT, len(index)))
+        if not all(_is_gone(item.path) for item in index.items(rows)):
+            return
+    raise UserError(
+        f'none of the {len(index):,} images of {printable(index.folder)} is there: is their drive mounted? '
+        'To remove them all, name their folder by --images'
+    )
+
+
+def _is_gone(path: str) -> bool:
+    """Whether there is certainly no such file: a folder that may not be read is no proof."""
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """--mode=serve: a page to search an index with, and the small server behind it."""
 
 import asyncio
+import ipaddress
 import signal
 import socket
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ _TOPS = (10, 20, 50, 100)  # images to find that the page offers
 _EXAMPLES = 12  # images of the index on the page before the first query
 _CLASSES = 2000  # names that the page offers, at most
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LOCAL = ('127.0.0.1', 'localhost')
+_LOCAL = ('127.0.0.1', 'localhost', '[')  # the last is [::1]: starlette cuts a host at its first colon
 
 
 def app(finder: Finder, hosts: Sequence[str] = ('*',)) -> Guard:
@@ -147,7 +148,7 @@ def serve(finder: Finder, host: str, port: int) -> None:
     """
     listening = _listen(host, port)
     finder.warm_up()
-    local = host in _LOCAL
+    local = _is_local(host)
     bound = listening.getsockname()[1]
     shown = f'[{host}]' if ':' in host else host
     print(f'http://{shown}:{bound} searches {len(finder.index):,} images; Ctrl-C ends it', flush=True)
@@ -156,11 +157,19 @@ def serve(finder: Finder, host: str, port: int) -> None:
     # uvicorn passes a signal on from within its event loop, which must end first.
     received: list[int] = []
     before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in _SIGNALS}
-    uvicorn.Server(settings(app(finder, _LOCAL if local else ('*',)))).run([listening])
+    uvicorn.Server(settings(app(finder, (*_LOCAL, host) if local else ('*',)))).run([listening])
     for number, handler in before.items():
         signal.signal(number, handler)
     if received:
         signal.raise_signal(received[0])
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'
 
 
 class _Protocol(H11Protocol):

@@ -61,6 +61,6 @@ def threshold_of(embedder: Embedder) -> float | None:
     if not embedder.trained:
         return None
     accepted = embedder.fingerprint, embedder.old_fingerprint
-    embedding = embedder.run.config.embedding
-    found = threshold_file.load(embedder.workdir, accepted, embedding, embedder.dimensions)
+    config, kind = embedder.run.config, (embedder.run.config.embedding, embedder.dimensions)
+    found = threshold_file.load(embedder.workdir, accepted, *kind, mirrored=config.mirrored)
     return found and found.equal.threshold

@@ -76,7 +76,7 @@ def keep_until(path: Path, step: int) -> None:
         try:
             if json.loads(line)['step'] <= step:
                 kept.append(line + '\n')
-        except ValueError:
+        except (KeyError, TypeError, ValueError):
             break
     with files.atomic_write(path) as temporary:
         temporary.write_text(''.join(kept))

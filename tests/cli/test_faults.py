@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 from support.paths import ROOT, TESTS
+from support.runs import NoSignals
 from support.tiny import tiny_config
 
-from sreml_jax.cli import faults
+from sreml_jax import data, recipe
+from sreml_jax.cli import faults, modes
 from sreml_jax.describe import device_memory
 from sreml_jax.runtime.errors import UserError
 
@@ -65,3 +67,21 @@ def test_what_is_not_known_stays_what_it_is():
     with pytest.raises(jax.errors.JaxRuntimeError) as raised, faults.explained(tiny_config()):
         raise error
     assert raised.value is error
+
+
+def test_the_sizes_that_a_recipe_chose_are_in_the_sentence(monkeypatch, tmp_path):
+    chosen = tiny_config(batch_size=20, ensemble_size=2)
+
+    def full(*_):
+        raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+
+    monkeypatch.setattr(modes.start, 'check_run', lambda *_: None)
+    monkeypatch.setattr(recipe, 'fitted', lambda *_: chosen)
+    monkeypatch.setattr('sreml_jax.train.train', full)
+    for name in ('extent', 'load'):
+        monkeypatch.setattr(data, name, lambda _: None)
+    monkeypatch.setattr(modes.start, 'say_first', lambda *_, **__: None)
+    left_open = tiny_config(batch_size=20, ensemble_size=0)
+    told = f'training needs {device_memory(chosen) / 2**30:.1f} GiB on each; lower config.batch_size=20'
+    with pytest.raises(UserError, match=told), faults.explained(left_open):
+        modes.train(modes.Job(left_open, tmp_path, NoSignals()))

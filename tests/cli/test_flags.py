@@ -12,6 +12,7 @@ from support import forked
 from support.paths import ROOT
 
 import sreml_jax
+from sreml_jax.cli import flags
 from sreml_jax.cli.flags import MODES
 
 
@@ -119,3 +120,23 @@ def test_a_reader_of_help_may_leave_early():
     script = f'set -o pipefail; for i in 1 2 3; do {program} | (read line; exit 0) || exit 1; done'
     done = subprocess.run(['bash', '-c', script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_the_value_of_a_flag_is_no_flag(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['sreml', '--workdir', 'config', '--out', 'x'])
+    assert not flags.given('config') and flags.given('out')
+    done = run('--mode', 'describe', '--config.ensemble_size=8', '--workdir', 'config.npz', cwd=tmp_path)
+    assert done.returncode == 0 and 'parameters' in done.stdout, done.stderr
+
+
+def test_a_reader_of_results_may_leave_early(tmp_path):
+    program = (
+        'from sreml_jax.cli import output; output.outlive_readers(); [print("x" * 9999) for _ in range(99)]'
+    )
+    program += f'; open({str(tmp_path / "done")!r}, "w").close()'
+    script = (
+        f"set -o pipefail; {sys.executable} -c '{program.replace(chr(39), chr(34))}' | (read line; exit 0)"
+    )
+    done = subprocess.run(['bash', '-c', script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert (tmp_path / 'done').exists()  # the work was ended

@@ -2,12 +2,14 @@
 
 import jax
 import pytest
-from support.checkpoints import untrained
+from support.checkpoints import TABLE, untrained
 from support.tiny import tiny_config, tiny_dataset
 
 from sreml_jax.cli import flags, start
 from sreml_jax.configs import folder
+from sreml_jax.embedder import Embedder
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.training import published
 
 
 @pytest.fixture
@@ -49,3 +51,34 @@ def test_gpus_are_refused_where_there_is_none(command, monkeypatch):
         start.refuse_gpu_ids()
     command(gpu_ids=())
     start.refuse_gpu_ids()
+
+
+def test_a_published_run_keeps_what_it_began_with_beside_a_config_file(command, tmp_path):
+    untrained(tmp_path / 'run', tiny_config(gpu_ids=(0, 1), mesh=(1, 2)), tiny_dataset())
+    embedder, pulled = Embedder(tmp_path / 'run', reduce=False), tmp_path / 'pulled'
+    pulled.mkdir()
+    published.write(
+        *(pulled, embedder.variables, embedder.run.config),
+        step=0,
+        versions={},
+        meta_table=TABLE,
+        classes=[],
+    )
+    for file in (True, False):
+        command(config=file)
+        config = start.config_of('eval', pulled, folder.get_config())
+        assert (config.image_size, config.ensemble_size) == (16, 2)
+        assert (config.gpu_ids, config.mesh) == ((), ())  # they are the other machine's
+
+
+def test_devices_that_this_machine_lacks_are_left_out(command, tmp_path, monkeypatch, caplog):
+    untrained(tmp_path, tiny_config(gpu_ids=(1, 2), mesh=(2, 1)), tiny_dataset())
+    command()
+    assert start.config_of('eval', tmp_path, folder.get_config()).gpu_ids == (1, 2)
+    caplog.set_level('INFO', 'sreml_jax')
+    devices = jax.devices()
+    monkeypatch.setattr(jax, 'devices', lambda: devices[:1])
+    config = start.config_of('eval', tmp_path, folder.get_config())
+    assert (config.gpu_ids, config.mesh) == ((), ())
+    assert 'on all devices of this machine, for the run was on others: gpu_ids=1,2: this' in caplog.text
+    assert start.config_of('train', tmp_path, folder.get_config()).gpu_ids == (1, 2)  # which refuses them

@@ -17,6 +17,9 @@ def test_values_that_are_there(tmp_path):
     assert loss.name == 'loss'
     assert loss.steps.tolist() == [10, 30, 40] and loss.values.tolist() == [4, 2, 1]
     assert curves.read(tmp_path / 'nothing') == []
+    for other in ('5', '[]', '{"loss": 1}', 'null'):
+        path.write_text(json.dumps(lines[0]) + f'\n{other}\n' + json.dumps(lines[2]))
+        assert curves.read(path)[0].steps.tolist() == [10]
 
 
 def test_the_mean_and_its_picture():

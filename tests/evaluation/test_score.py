@@ -176,6 +176,14 @@ def test_files_that_do_not_fit(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ('name', 'text'), [('y.txt', 'cat\ncat\ndog\n'), ('y.csv', 'label,n\ncat,1\ncat,2\ndog,3\n')]
+)
+def test_a_byte_order_mark_is_no_part_of_a_label(name, text, tmp_path):
+    (tmp_path / name).write_text(text, encoding='utf-8-sig')
+    assert arrays.labels(tmp_path / name).tolist() == ['cat', 'cat', 'dog']
+
+
 def test_embeddings_come_as_unit_rows(tmp_path):
     np.save(tmp_path / 'x.npy', np.array([[3, 4], [0, -2]]))
     found = arrays.embeddings(tmp_path / 'x.npy')

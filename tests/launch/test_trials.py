@@ -61,6 +61,8 @@ def test_the_table_has_means_and_deviations_over_seeds():
     assert (
         line == '| seed | 2 x 4, 64 px | 70.0, 74.0, 72.0 | 72.0 (2.0) | 80.0 | 90.0 | 100.0 | 25.0 | 101 |'
     )
+    # Another width is no other seed.
+    assert len(trials.table([*kept, kept[0] | {'width': 16}]).splitlines()) == 4
 
 
 @pytest.fixture

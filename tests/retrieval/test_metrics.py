@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from sreml_jax.retrieval import metrics
 from sreml_jax.retrieval.metrics import correct_neighbors, map_at_r, r_precision, raw_pixels
 from sreml_jax.retrieval.protocol import Protocol
 
@@ -17,6 +18,13 @@ def test_hand_made_table():
     assert r_precision(CORRECT, RELEVANT) == pytest.approx((2 / 4 + 2 / 3 + 0 + 0) / 4)
     want = ((1 / 1 + 2 / 3) / 4 + (1 / 2 + 2 / 3) / 3 + 0 + 0) / 4
     assert map_at_r(CORRECT, RELEVANT) == pytest.approx(want)
+
+
+@pytest.mark.parametrize('cells', [1, 8, 12])
+def test_some_queries_at_once(cells, monkeypatch):
+    whole = map_at_r(CORRECT, RELEVANT)
+    monkeypatch.setattr(metrics, '_CELLS', cells)
+    assert map_at_r(CORRECT, RELEVANT) == pytest.approx(whole)
 
 
 def test_the_paper_s_example_where_r_precision_is_blind():

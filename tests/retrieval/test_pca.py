@@ -119,3 +119,19 @@ def test_a_damaged_file_is_refused(spoil, tmp_path):
     spoil(tmp_path / 'shrinking.npz')
     with pytest.raises(UserError, match=r'shrinking.npz cannot be read \(.*\); make it by --mode=eval'):
         pca.load(tmp_path, 'logits', 4, ('abc',))
+
+
+def test_the_digest_is_of_the_axes_that_are_used():
+    made = pca.fit(embeddings(40, 12), 6)
+    other = made._replace(axes=made.axes * np.array([1, 1, 1, 1, -1, 1], np.float32)[:, None])
+    assert made.digest(4) == other.digest(4) != made.digest(3)
+    assert made.digest(5) != other.digest(5)
+    assert made.digest(5) != made._replace(mean=made.mean + 1).digest(5)
+
+
+def test_the_names_are_those_of_all_files(tmp_path):
+    made = pca.fit(embeddings(40, 12), 6)
+    for embedding in ('logits', 'pooled'):
+        for mirrored in (False, True):
+            pca.save(tmp_path, embedding, made, 'abc', mirrored=mirrored)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(pca.names())

@@ -133,3 +133,17 @@ def test_a_damaged_file_is_one_sentence_and_written_again(change, tmp_path):
         threshold_file.load(tmp_path, ['abc'], 'logits', 8)
     threshold_file.save(tmp_path, 'abc', 'logits', 8, MADE)
     assert threshold_file.load(tmp_path, ['abc'], 'logits', 8) == MADE
+
+
+def test_those_of_mirrored_embeddings_are_others(tmp_path):
+    threshold_file.save(tmp_path, 'abc', 'pooled', 8, MADE)
+    threshold_file.save(tmp_path, 'abc', 'pooled', 8, MADE._replace(queries=3), mirrored=True)
+    assert threshold_file.load(tmp_path, ['abc'], 'pooled', 8) == MADE
+    assert threshold_file.load(tmp_path, ['abc'], 'pooled', 8, mirrored=True) == MADE._replace(queries=3)
+    # Files of earlier versions do not say it.
+    path = tmp_path / threshold_file.FILE
+    saved = json.loads(path.read_text())
+    saved['embeddings'] = [{k: v for k, v in saved['embeddings'][0].items() if k != 'mirrored'}]
+    path.write_text(json.dumps(saved))
+    assert threshold_file.load(tmp_path, ['abc'], 'pooled', 8) == MADE
+    assert threshold_file.load(tmp_path, ['abc'], 'pooled', 8, mirrored=True) is None

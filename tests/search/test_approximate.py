@@ -1,6 +1,7 @@
 """Approximate search by FAISS, against exact search by numpy."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +81,27 @@ def test_a_damaged_file_is_built_again(suffix, content, tmp_path):
     again = Approximate(Index(tmp_path))
     assert (again.recall, again.probes, again.lists) == (lists.recall, lists.probes, lists.lists)
     assert path.stat().st_size > 10
+
+
+def test_lists_that_cannot_be_kept_are_searched_all_the_same(tmp_path, monkeypatch, caplog):
+    faiss = pytest.importorskip('faiss', reason='faiss is not installed')
+    add(tmp_path, names(0, 100))
+    write = faiss.write_index
+
+    def cut(lists, path):  # what a full disk leaves, of which FAISS says nothing
+        write(lists, path)
+        Path(path).write_bytes(Path(path).read_bytes()[:-1000])
+
+    def refused(lists, path):
+        raise RuntimeError(f'Error: could not open {path} for writing')
+
+    for broken in (cut, refused):
+        caplog.clear()
+        monkeypatch.setattr(faiss, 'write_index', broken)
+        lists = Approximate(Index(tmp_path))
+        assert lists.search(np.eye(1, DIMENSIONS, dtype=np.float32), 3)[0].shape == (1, 3)
+        assert 'the lists of --approximate are not kept' in caplog.text
+        assert not list(tmp_path.glob('approximate-*'))
 
 
 def test_faiss_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):

@@ -101,3 +101,11 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys):
     first, last = capsys.readouterr().out.splitlines()
     assert first == 'step 1/4  epoch 1/2  loss 1.0000'
     assert last.startswith('step 4/4  epoch 2/2  loss 2.5000') and 'images/s' in last
+
+
+@pytest.mark.parametrize('line', ['{}', '5', '[]', '{"step": "a"}', 'null'])
+def test_a_line_of_another_kind_ends_what_is_kept(line, tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
+    keep_until(path, 9)
+    assert path.read_text() == '{"step": 1}\n'

@@ -81,10 +81,14 @@ class RetrievalBuilder(tfds.core.GeneratorBasedBuilder):
     @functools.cached_property
     def listing(self) -> Listing:
         """The images that exist; see `listing.of`."""
+        try:
+            examples = self.find_examples(self.source)
+        except OSError as error:
+            raise UserError(f'{self.name}: {error.filename} cannot be read ({error.strerror})') from error
         return listing.of(
             self.name,
             self.source,
-            self.find_examples(self.source),
+            examples,
             version=str(self.VERSION),
             benchmark=self.BENCHMARK,
             allow_missing=self.options.allow_missing,

@@ -4,13 +4,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from sreml_jax.retrieval import quantization
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.runtime.text import printable
 from sreml_jax.search.index import schema
+from sreml_jax.search.index.rows import damaged
+from sreml_jax.training import saved_config
 
 _NAMES = {'logits': 'logits', 'pooled': 'pooled features'}  # of config.embedding
 FIELDS = tuple(schema.MADE_BY)
+
+
+def config_of(folder: Path, about: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config of what made the embeddings of an index; raises UserError if it is damaged."""
+    try:
+        return saved_config.restore(about['checkpoint']['config'])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise damaged(folder / 'index.json', printable(error)) from error
 
 
 def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] | None) -> dict[str, Any]:
@@ -42,7 +54,7 @@ def settled(folder: Path, there: dict[str, Any] | None, wanted: dict[str, Any] |
 
 
 def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Raises UserError if two `about`s differ in their checkpoint or their preprocessing."""
+    """Raises UserError if two `about`s differ in their checkpoint, their PCA or their preprocessing."""
     was, now = there['checkpoint'], here['checkpoint']
     refuse_other_embedding(folder, was['config'], now['config'])
     if there['dimensions'] != here['dimensions']:
@@ -55,6 +67,11 @@ def refuse_other_checkpoint(folder: Path, there: dict[str, Any], here: dict[str,
         raise UserError(
             f'{folder} was made by another checkpoint: by {_maker(was)}, not by {_maker(now)}; '
             'name that --workdir, or embed into another folder'
+        )
+    if was.get('pca') not in (None, now.get('pca')):  # indexes of earlier versions do not say
+        raise UserError(
+            f'{folder} was reduced by another PCA than {_maker(now)} has now; put that PCA back, or embed '
+            'all into another folder'
         )
     if there['preprocessing'] != here['preprocessing']:
         fields = ', '.join(

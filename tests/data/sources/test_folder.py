@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,24 @@ def test_mistakes(tmp_path, make, fields, message):
     make(tmp_path / 'data')
     with pytest.raises(UserError, match=message):
         found(tmp_path / 'data', **fields)
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
+    pictures.write_classes(tmp_path / 'data', 3, 2)
+    listed = Path.iterdir
+
+    def iterdir(path):
+        if path.name == 'class01':
+            raise PermissionError(13, 'Permission denied', str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, 'iterdir', iterdir)
+    config = default.get_config()
+    config.update(
+        data_name='folder', data_dir=str(tmp_path / 'data'), prepared_dir=str(tmp_path / 'prepared')
+    )
+    with pytest.raises(UserError, match=r'folder: .*class01 cannot be read \(Permission denied\)'):
+        data.load(config)
 
 
 def test_a_split_by_images_is_named_in_every_table(tmp_path):

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from support.tiny import tiny_config, tiny_dataset
 from sreml_jax.embedder import Embedder
 from sreml_jax.runtime import progress
 from sreml_jax.runtime.errors import UserError
-from sreml_jax.search.embed import embed, remove
+from sreml_jax.search.embed import _is_gone, embed, remove
 from sreml_jax.search.exact import search
 from sreml_jax.search.index import Index
 from sreml_jax.train import train
@@ -194,3 +195,23 @@ def test_a_signal_saves_and_the_same_call_goes_on(embedder, tmp_path, monkeypatc
     monkeypatch.setattr(embedder, 'start', start)
     embed(embedder, str(tmp_path / 'photos'), tmp_path / 'index')
     assert len(Index(tmp_path / 'index')) == 100
+
+
+def test_an_index_whose_drive_is_away_is_not_emptied(embedder, tmp_path):
+    folder, out = tmp_path / 'drive', tmp_path / 'index'
+    photographs(folder, 0, 4)
+    embed(embedder, str(folder), out)
+    folder.rename(tmp_path / 'elsewhere')
+    with pytest.raises(UserError, match=r'none of the 4 images of .*index is there: is their drive mounted'):
+        remove(out, None, gone=True)
+    assert len(Index(out)) == 4 and not (out / 'unfinished.sqlite').exists()
+    remove(out, str(folder), gone=False)
+    assert len(Index(out)) == 0
+
+
+def test_what_may_not_be_looked_at_is_not_gone(monkeypatch, tmp_path):
+    def stat(path):
+        raise PermissionError(13, 'Permission denied') if 'closed' in str(path) else FileNotFoundError
+
+    monkeypatch.setattr(Path, 'stat', stat)
+    assert _is_gone('/open/x.jpg') and not _is_gone('/closed/x.jpg')

@@ -11,7 +11,7 @@ from support.indexes import ABOUT, add, embeddings_of, items_of, names
 
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.search.exact import search
-from sreml_jax.search.index import Index
+from sreml_jax.search.index import Index, compatibility
 from sreml_jax.search.index.writer import IndexWriter
 
 ROW = 12 * 4  # bytes
@@ -230,3 +230,19 @@ def test_an_index_of_an_earlier_version_has_no_checksums(tmp_path):
     embeddings[4, 4] = 1e32
     np.save(tmp_path / 'embeddings.npy', embeddings)
     refused(tmp_path, r'embeddings\.npy is damaged \(it holds embeddings that are not of length 1\)', read)
+
+
+def test_a_config_of_another_kind_is_damage(tmp_path):
+    about = {'checkpoint': {'config': {'mirrored': 'yes'}}}
+    with pytest.raises(UserError, match=r"index.json is damaged \(mirrored is 'yes'\); embed its images"):
+        compatibility.config_of(tmp_path, about)
+
+
+def test_another_pca_is_another_index(tmp_path):
+    made_by = {'workdir': 'runs/x', 'step': 3, 'fingerprint': 'f', 'config': {}}
+    of = {'dimensions': 4, 'preprocessing': {}}
+    there = of | {'checkpoint': made_by | {'pca': 'a'}}
+    compatibility.refuse_other_checkpoint(tmp_path, there, there)
+    compatibility.refuse_other_checkpoint(tmp_path, of | {'checkpoint': made_by}, there)  # an older index
+    with pytest.raises(UserError, match='was reduced by another PCA than step 3 of runs/x has now'):
+        compatibility.refuse_other_checkpoint(tmp_path, there, of | {'checkpoint': made_by | {'pca': 'b'}})

@@ -21,7 +21,7 @@ from support.looking import served
 from support.paths import ROOT
 
 from sreml_jax.runtime.errors import UserError
-from sreml_jax.search import batched
+from sreml_jax.search import batched, server
 from sreml_jax.search.batched import Finder
 from sreml_jax.search.embed import embed
 from sreml_jax.search.index import Index
@@ -189,3 +189,14 @@ def test_by_the_command_until_ctrl_c(folder):
     assert process.returncode == 130, errors
     headline, *others, end = errors.splitlines()
     assert output == '' and headline.startswith('CPU') and not others and end == 'stopped', errors
+
+
+@pytest.mark.parametrize(
+    ('host', 'local'),
+    [
+        *((host, True) for host in ('127.0.0.1', '127.0.0.2', '::1', 'localhost')),
+        *((host, False) for host in ('0.0.0.0', '::', '', '10.0.0.1', 'photos.example')),
+    ],
+)
+def test_which_addresses_only_this_machine_reaches(host, local):
+    assert server._is_local(host) == local
