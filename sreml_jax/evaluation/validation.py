@@ -69,6 +69,7 @@ class Validation:
             return
         self.best = found
         table, config, progress = self._start.saved_with(self._dataset, skipped)
+        self._checkpoints.discard(int(state.step))  # before a resume, this step had a worse state
         self._checkpoints.save(state, table, config, progress | {_RECALL: found})
 
     def close(self) -> None:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 from sreml_jax.runtime.text import printable
 from sreml_jax.search.exact import Match
-from sreml_jax.search.verdict import UNKNOWN, Verdict
+from sreml_jax.search.verdict import UNKNOWN, Verdict, shown
 
 FORMATS = ('table', 'json', 'csv')
-_CLASS = 32  # characters of a class in a table, at most
 
 
 class Answer(NamedTuple):
@@ -28,17 +27,19 @@ def written(answers: Sequence[Answer], kind: str, threshold: float | None) -> st
 
 
 def _table(answers: Sequence[Answer], threshold: float | None) -> str:
-    labels = [printable(m.item.label, _CLASS) for a in answers for m in a.matches if m.item.label is not None]
-    column = max(map(len, labels), default=0)
+    column = max((len(shown(m.item.label)) for a in answers for m in a.matches), default=0)
     lines = []
     for answer in answers:
         verdict = answer.verdict.sentence
         lines.append(printable(answer.query, limit=None) + (f': {verdict}' if verdict else ''))
         width = len(str(len(answer.matches)))
         for match in answer.matches:
-            label = '' if match.item.label is None else printable(match.item.label, _CLASS)
             doubt = '' if threshold is None else ' ' if match.similarity >= threshold else '?'
-            cells = [f'  {match.rank:{width}}', f'{match.similarity:7.4f}{doubt}', f'{label:{column}}']
+            cells = [
+                f'  {match.rank:{width}}',
+                f'{match.similarity:7.4f}{doubt}',
+                f'{shown(match.item.label):{column}}',
+            ]
             lines.append('  '.join([*filter(None, cells), printable(match.item.path, limit=None)]))
     return '\n'.join(lines)
 

@@ -15,11 +15,11 @@ from sreml_jax.runtime.text import printable
 from sreml_jax.search.answers import csv_text
 from sreml_jax.search.exact import check_cosines
 from sreml_jax.search.index import Index, Item
+from sreml_jax.search.verdict import shown
 
 SIMILARITY = 0.98  # docs/results.md says what it finds
 _NEIGHBORS = 16  # of each image, which it can link to; linked images share a group, so groups can be larger
 _ROUNDING = 0.02  # the greatest error of a similarity of embeddings stored as int8
-_CLASS = 32  # characters of a class in a table, at most
 
 
 class Copy(NamedTuple):
@@ -85,15 +85,13 @@ def written(groups: Sequence[Sequence[Copy]], kind: str) -> str:
 
 
 def _table(groups: Sequence[Sequence[Copy]]) -> str:
-    labels = [printable(c.item.label, _CLASS) for g in groups for c in g if c.item.label is not None]
-    column = max(map(len, labels), default=0)
+    column = max((len(shown(copy.item.label)) for group in groups for copy in group), default=0)
     lines = []
     for number, group in enumerate(groups, 1):
         lines.append(f'group {number}: {len(group)} images')
         for copy in group:
-            label = '' if copy.item.label is None else printable(copy.item.label, _CLASS)
             same = 'same file' if copy.same_file else ''
-            cells = [f'{copy.similarity:7.4f}', f'{label:{column}}', f'{same:9}']
+            cells = [f'{copy.similarity:7.4f}', f'{shown(copy.item.label):{column}}', f'{same:9}']
             lines.append('  ' + '  '.join([*filter(None, cells), printable(copy.item.path, limit=None)]))
     images = sum(map(len, groups))
     lines.append(f'{images:,} images in {len(groups):,} groups: {images - len(groups):,} could go')

@@ -12,7 +12,11 @@ from sreml_jax.runtime.text import printable
 from sreml_jax.search.exact import Match
 
 UNKNOWN = 'unknown'
-_CLASS = 32  # characters of a class, at most
+
+
+def shown(label: str | None) -> str:
+    """Returns a class as tables and sentences print it."""
+    return '' if label is None else printable(label, 32)
 
 
 class Verdict(NamedTuple):
@@ -49,7 +53,7 @@ class Verdict(NamedTuple):
             return UNKNOWN
         if self.label is None:
             return ''
-        return f'{printable(self.label, _CLASS)}, by {self.votes} of {self.voters} neighbors'
+        return f'{shown(self.label)}, by {self.votes} of {self.voters} neighbors'
 
 
 def threshold_of(embedder: Embedder) -> float | None:

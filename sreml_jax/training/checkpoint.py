@@ -130,6 +130,12 @@ class Checkpoints(CheckpointItems):
         with self._failing():
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
+    def discard(self, step: int) -> None:
+        """Deletes the checkpoint of a step, if there is one."""
+        self.wait()
+        if step in self.steps():
+            self._manager.delete(step)
+
     def wait(self) -> None:
         """Waits until the pending save is on the disk; warns if it failed."""
         if self._pending is not None:

@@ -1,14 +1,19 @@
 """Recall@1 on held-out classes while a run trains: its values, the best checkpoint, an interruption."""
 
+import jax
 import numpy as np
 import pytest
 from support.runs import Interrupted, NoSignals, lines
 from support.tiny import tiny_config, tiny_dataset
 
+from sreml_jax import resume
 from sreml_jax.data.held_out import HeldOut
 from sreml_jax.embedder import Embedder
+from sreml_jax.evaluation.validation import Validation
+from sreml_jax.run import Run
 from sreml_jax.train import train
 from sreml_jax.training import checkpoint
+from sreml_jax.training.checkpoint import Checkpoints
 
 
 def dataset():
@@ -67,3 +72,15 @@ def test_an_interruption_changes_nothing(workdir, tmp_path):
     train(config(), tmp_path, dataset(), NoSignals())
     assert lines(tmp_path) == lines(workdir)
     assert checkpoint.newest(tmp_path / 'best')[1] == checkpoint.newest(workdir / 'best')[1]
+
+
+def test_a_better_state_of_the_same_step_replaces_the_one_kept(tmp_path):
+    # Killed after it and resumed with another rate, a run reaches that step in another state.
+    start, parted = resume.start(Run.of(config()), Checkpoints(tmp_path), dataset(), tmp_path), dataset()
+    better = start.state.replace(params=jax.tree.map(lambda x: x + 1, start.state.params))
+    for found, state in ((0.25, start.state), (0.5, better)):
+        kept = Validation(start, parted, tmp_path)
+        kept.keep(found, state, 0)
+        kept.close()
+    found = Embedder(tmp_path / 'best').variables['params']
+    jax.tree.map(np.testing.assert_array_equal, found, better.params)
