@@ -184,8 +184,8 @@ def print_tables(folder: Folder, cells: Sequence[Cell]) -> None:
     """Prints a table of parameters, and one of Recall@K per backbone."""
     import jax
 
-    from sreml_jax.describe import count
     from sreml_jax.model import init
+    from sreml_jax.needs import count
     from sreml_jax.run import model_of
 
     jax.config.update('jax_platforms', 'cpu')  # only shapes are needed; the runs have the devices

@@ -1,8 +1,6 @@
 """Reports the layers, parameters and training memory of a config's model without allocating it."""
 
 import functools
-import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +8,12 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sreml_jax.model import init
-from sreml_jax.model.cost import kept_bytes
 from sreml_jax.model.ensemble import Ensemble, Trunk
 from sreml_jax.model.resnet import BACKBONES, Layers, Stage
+from sreml_jax.needs import GIB, checkpoint_size, count, mesh_shape, training_memory
 from sreml_jax.run import model_of
-from sreml_jax.runtime import sharding
 
-GIB = 2**30
+LAYERS = ('conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc')  # in their order
 
 
 def describe(config: ConfigDict) -> str:
@@ -38,7 +35,7 @@ def describe(config: ConfigDict) -> str:
         lines += [
             f'{part:<10}{name:<10}{"x".join(map(str, outputs[name])) if name in outputs else "":>16}'
             f'{count(layer) // shared:>16,}'
-            for name, layer in sorted(layers.items(), key=lambda item: LAYER_ORDER.index(item[0]))
+            for name, layer in sorted(layers.items(), key=lambda item: LAYERS.index(item[0]))
         ]
     data, member = mesh_shape(config)
     memory = training_memory(model, variables, data, member, config.batch_size, config.image_size)
@@ -58,42 +55,6 @@ def describe(config: ConfigDict) -> str:
     return '\n'.join(lines)
 
 
-def mesh_shape(config: ConfigDict) -> tuple[int, int]:
-    """Returns (data, member) devices of the config's mesh, without making it; see `sharding.mesh_shape`."""
-    chosen = len(config.gpu_ids) * jax.process_count() or jax.device_count()
-    return sharding.mesh_shape(config, math.prod(config.mesh) if config.mesh else chosen)
-
-
-def device_memory(config: ConfigDict) -> int:
-    """Returns the bytes that a training step holds on each device."""
-    return sum(on_device(config).values())
-
-
-def on_device(config: ConfigDict) -> dict[str, int]:
-    """Returns what a training step holds on each device of the config's mesh, in bytes by kind."""
-    model = model_of(config)
-    shape = mesh_shape(config)
-    return training_memory(model, init.shapes(model), *shape, config.batch_size, config.image_size)
-
-
-def checkpoint_size(variables: dict[str, Any]) -> int:
-    """Returns the bytes of a checkpoint: parameters, Adam's two moments and BatchNorm statistics."""
-    return 3 * size(variables['params']) + size(variables['batch_stats'])
-
-
-LAYER_ORDER = ('conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc')
-
-
-def count(tree: Any) -> int:
-    """Returns how many numbers a tree of arrays, or of their shapes, holds."""
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
-
-
-def size(tree: Any) -> int:
-    """Returns the bytes of a tree of arrays, or of their shapes."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
 def layer_outputs(model: Ensemble, image_size: int) -> dict[str, tuple[int, ...]]:
     """Returns layer -> [height, width, channels] of its output, for the layers that are stages."""
     backbone, layers = BACKBONES[model.model_type], Layers(train=False)
@@ -104,30 +65,3 @@ def layer_outputs(model: Ensemble, image_size: int) -> dict[str, tuple[int, ...]
         x, _ = jax.eval_shape(functools.partial(stage.init_with_output, jax.random.key(0)), x)
         outputs[name] = x.shape[1:]
     return outputs
-
-
-def training_memory(
-    model: Ensemble, variables: dict[str, Any], data: int, member: int, batch_size: int, image_size: int
-) -> dict[str, int]:
-    """Returns what a training step holds on each device of a data x member mesh, in bytes by kind."""
-
-    def of_device(tree):
-        def share(path, x):
-            of_members = any(getattr(k, 'key', None) == 'members' for k in path)
-            return jax.ShapeDtypeStruct(
-                (x.shape[0] // member, *x.shape[1:]) if of_members else x.shape, x.dtype
-            )
-
-        return jax.tree_util.tree_map_with_path(share, tree)
-
-    params, batch_stats = of_device(variables['params']), of_device(variables['batch_stats'])
-    gradients = size(params)
-    if model.remat and jax.default_backend() == 'gpu':
-        # XLA updates a stage before it computes the activations of earlier ones again.
-        gradients = max(size(stage) for part in params.values() for stage in part.values())
-    local = model.clone(members=model.members // member)
-    return {
-        'parameters and statistics': size(params) + size(batch_stats),
-        "Adam's moments": 2 * size(params),
-        'gradients': gradients,
-    } | kept_bytes(local, image_size, batch_size // data)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sreml_jax import describe, memory, recipe
+from sreml_jax import memory, needs, recipe
 from sreml_jax.data.dataset import Dataset, Extent, images_per_epoch
 from sreml_jax.model import init
 from sreml_jax.run import model_of
@@ -26,7 +26,7 @@ def headline(config: ConfigDict, dataset: Dataset | None = None, *, training: bo
       training: whether the mode trains: what that needs is a part of the line.
     """
     variables = init.shapes(model_of(config))
-    parameters = describe.count(variables['params'])
+    parameters = needs.count(variables['params'])
     parts = [_device(_training_seconds(config, dataset) if dataset and training else 0.0)]
     if dataset is not None:
         parts.append(', '.join(_split(dataset, split) for split in dataset.labels))
@@ -35,11 +35,11 @@ def headline(config: ConfigDict, dataset: Dataset | None = None, *, training: bo
         f'{members} of {config.model_type} at {config.image_size}x{config.image_size}, '
         f'{parameters / 1e6:,.1f} million parameters'
     )
-    needed = sum(memory.training_needs(config).values()) if training else describe.size(variables)
+    needed = sum(memory.training_needs(config).values()) if training else needs.size(variables)
     free = memory.free()
     parts.append(
-        f'{"training" if training else "weights"} {needed / describe.GIB:.1f} GiB'
-        + (f', {free / describe.GIB:.1f} GiB free' if free else '')
+        f'{"training" if training else "weights"} {needed / needs.GIB:.1f} GiB'
+        + (f', {free / needs.GIB:.1f} GiB free' if free else '')
     )
     return '; '.join(parts)
 

@@ -6,9 +6,9 @@ import jax
 from ml_collections import ConfigDict
 
 from sreml_jax.data.dataset import Dataset
-from sreml_jax.describe import GIB, checkpoint_size, mesh_shape, on_device, size
 from sreml_jax.model import init
 from sreml_jax.model.cost import forward_bytes
+from sreml_jax.needs import GIB, checkpoint_size, mesh_shape, on_device, size
 from sreml_jax.retrieval import pca
 from sreml_jax.run import model_of
 from sreml_jax.runtime import machine

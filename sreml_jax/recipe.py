@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sreml_jax import describe, memory
+from sreml_jax import memory, needs
 from sreml_jax.data.dataset import Extent
 from sreml_jax.model import cost
 from sreml_jax.model.ensemble import Ensemble
@@ -64,7 +64,7 @@ def fitted(config: ConfigDict, extent: Extent | None = None) -> ConfigDict:
 
 def _choose(config: ConfigDict, extent: Extent) -> tuple[int, int]:
     """Returns (members, image size)."""
-    _, member = describe.mesh_shape(config)
+    _, member = needs.mesh_shape(config)
     members = [n for n in MEMBERS if n % member == 0] or [member * max(1, MEMBERS[0] // member)]
     members = [config.ensemble_size] if config.ensemble_size else members
     most = max(64, -(-extent.side // 32) * 32)  # larger ones would be blurred copies

@@ -6,7 +6,7 @@ import jax
 from support.runs import folder_of
 from support.tiny import tiny_config, tiny_dataset
 
-from sreml_jax import data, describe, headline
+from sreml_jax import data, headline, needs
 from sreml_jax.cli import modes
 from sreml_jax.model import init
 from sreml_jax.run import model_of
@@ -23,7 +23,7 @@ def line(monkeypatch, config, *arguments, driver=None, cores=2, **options):
 def test_device_images_members_parameters_and_memory(monkeypatch):
     config = tiny_config()
     number = sum(x.size for x in jax.tree.leaves(init.shapes(model_of(config))['params']))
-    needed = describe.device_memory(config) / 2**30
+    needed = needs.device_memory(config) / 2**30
     assert line(monkeypatch, config, tiny_dataset(), training=True) == (
         'CPU (2 cores); train 36 images of 8 classes, test 42 images of 8 classes; '
         f'2 members of resnet18 at 16x16, {number / 1e6:.1f} million parameters; '

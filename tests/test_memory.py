@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support.tiny import tiny_config, tiny_dataset
 
-from sreml_jax import describe, memory
+from sreml_jax import memory, needs
 from sreml_jax.run import Run
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
@@ -17,7 +17,7 @@ GIB = 2**30
 def test_training_that_cannot_fit_is_refused_before_anything_is_allocated(monkeypatch):
     config = tiny_config(ensemble_size=48, image_size=256, width=64, stem='imagenet', batch_size=12)
     needed = sum(memory.training_needs(config).values())
-    assert needed == describe.device_memory(config)
+    assert needed == needs.device_memory(config)
     monkeypatch.setattr(machine, 'free_memory', lambda: needed)
     memory.refuse_training(config)
     monkeypatch.setattr(machine, 'free_memory', lambda: 0)  # unknown
@@ -33,7 +33,7 @@ def test_training_that_cannot_fit_is_refused_before_anything_is_allocated(monkey
 
 def test_virtual_devices_share_the_memory_of_their_host():
     config = tiny_config(gpu_ids=(0, 1))
-    assert sum(memory.training_needs(config).values()) == 2 * describe.device_memory(config)
+    assert sum(memory.training_needs(config).values()) == 2 * needs.device_memory(config)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ from kernels import Kernel, kernels, part_of
 from measure import keep, positive
 
 from sreml_jax.configs import default
-from sreml_jax.describe import device_memory
 from sreml_jax.model.conv import member_conv
 from sreml_jax.model.cost import forward_flops
 from sreml_jax.model.resnet import BACKBONES
+from sreml_jax.needs import device_memory
 from sreml_jax.run import model_of
 from sreml_jax.training import optimizer, step
 

@@ -21,10 +21,10 @@ from measure import PeakMemory, alternate, keep, positive
 from ml_collections import ConfigDict
 
 from sreml_jax.configs import default
-from sreml_jax.describe import device_memory
 from sreml_jax.model.conv import member_conv
 from sreml_jax.model.cost import forward_flops
 from sreml_jax.model.resnet import BACKBONES
+from sreml_jax.needs import device_memory
 from sreml_jax.run import Run
 from sreml_jax.runtime import sharding as meshes
 from sreml_jax.training import optimizer, step

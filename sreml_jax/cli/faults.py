@@ -31,7 +31,7 @@ def explained(config: ConfigDict) -> Iterator[None]:
 
 
 def _out_of_memory(config: ConfigDict) -> str:
-    from sreml_jax.describe import device_memory
+    from sreml_jax.needs import device_memory
 
     needed = device_memory(config)
     return (

@@ -81,7 +81,7 @@ def kept_bytes(model: Ensemble, image_size: int, batch: int) -> dict[str, int]:
 
     A step keeps the input and the output of every convolution and, on a CPU, the tiles and kernels of
     Winograd's products: XLA computes them once for both passes. With `model.remat` a block keeps only its
-    input until its backward pass. Checked only against XLA's CPU compiler (`tests/test_describe.py`).
+    input until its backward pass. Checked only against XLA's CPU compiler (`tests/test_needs.py`).
     """
     kept, most = np.zeros(2, int), np.zeros(2, int)  # elements of activations, and of Winograd
     for block, of_block in itertools.groupby(layers(model, image_size), lambda layer: layer.path[:-1]):

@@ -12,7 +12,7 @@ from support.tiny import tiny_config
 
 from sreml_jax import data, recipe
 from sreml_jax.cli import faults, modes
-from sreml_jax.describe import device_memory
+from sreml_jax.needs import device_memory
 from sreml_jax.runtime.errors import UserError
 
 # A step that needs some GiB, in a process that may have one more than it has.
