@@ -125,7 +125,7 @@ def test_strange_requests(place, monkeypatch, capfd, caplog):
     from sreml_jax.search.batched import Finder
 
     monkeypatch.setattr(server, 'SILENT_SECONDS', 0.5)
-    monkeypatch.setattr(server.uploads, 'STALL_SECONDS', 0.5)
+    monkeypatch.setattr('sreml_jax.search.uploads.STALL_SECONDS', 0.5)
     photograph = sorted((place / 'photos').rglob('*.png'))[0]
     bodies = pictures(photograph)
     with served(Finder(Embedder(place / 'run'), Index(place / 'index'), 3)) as address:

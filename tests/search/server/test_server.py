@@ -21,7 +21,7 @@ from support.looking import served
 from support.paths import ROOT
 
 from sreml_jax.runtime.errors import UserError
-from sreml_jax.search import batched, server
+from sreml_jax.search import batched
 from sreml_jax.search.batched import Finder
 from sreml_jax.search.embed import embed
 from sreml_jax.search.index import Index
@@ -199,4 +199,4 @@ def test_by_the_command_until_ctrl_c(folder):
     ],
 )
 def test_which_addresses_only_this_machine_reaches(host, local):
-    assert server._is_local(host) == local
+    assert search_page._is_local(host) == local

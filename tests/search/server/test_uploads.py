@@ -16,7 +16,7 @@ from sreml_jax.search.batched import Finder
 from sreml_jax.search.index import Index
 
 search_page = pytest.importorskip('sreml_jax.search.server', exc_type=ImportError)
-uploads = search_page.uploads
+uploads = pytest.importorskip('sreml_jax.search.uploads', exc_type=ImportError)
 
 
 def picture(width: int, height: int) -> bytes:
