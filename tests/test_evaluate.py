@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -22,9 +23,11 @@ from sreml_jax.evaluate import evaluate
 from sreml_jax.evaluation import analysis, baselines
 from sreml_jax.evaluation.baselines import raw_pixels
 from sreml_jax.model.ensemble import normalize
-from sreml_jax.retrieval import pca
+from sreml_jax.retrieval import pca, thresholds
+from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.run import Run
 from sreml_jax.runtime.errors import RunError, UserError
+from sreml_jax.search import verdict
 from sreml_jax.train import train
 from sreml_jax.training import checkpoint, saved_config, step
 
@@ -231,3 +234,36 @@ def test_the_pca_of_a_checkpoint_stays_since_indexes_are_made_by_it(tmp_path):
     assert analysis._projection(embedder, later, 5).digest(4) != made.digest(4)  # more than it has
     embedder.fingerprint = 'of a later checkpoint'
     assert analysis._projection(embedder, later, 4).digest(4) != made.digest(4)
+
+
+def test_queries_against_a_gallery(whole, tmp_path, capsys):
+    config, workdir = whole
+    run = tmp_path / 'run'
+    shutil.copytree(workdir, run)
+    tiny = tiny_dataset()
+    parts = {
+        'train': ('train', slice(None)),
+        'query': ('test', slice(15)),
+        'gallery': ('test', slice(15, 42)),
+    }
+    images = {split: tiny._images[of][rows] for split, (of, rows) in parts.items()}
+    labels = {split: tiny.labels[of][rows] for split, (of, rows) in parts.items()}
+    dataset = ArrayDataset('parted', images, labels, tiny.mean, tiny.std)
+    config = saved_config.restore(config.to_dict())
+    config.embedding_dim = 3
+    evaluate(config, run, dataset, thorough=True)
+    short = Embedder(run, config)
+    query, gallery = (short.images(images[split]) for split in ('query', 'gallery'))
+    first = labels['gallery'][(query @ gallery.T).argmax(1)]
+    results = json.loads((run / 'results.json').read_text())
+    (recall,) = (x['recall'] for x in results['shrunk'] if (x['dimensions'], x['storage']) == (3, 'float32'))
+    assert recall == pytest.approx(np.mean(first == labels['query']))
+    protocol = Protocol(labels['query'], labels['gallery'], False)
+    at = thresholds.calibrate(thresholds.best(query, gallery, protocol), protocol).equal.threshold
+    assert verdict.threshold_of(short) == pytest.approx(at, abs=1e-5)
+
+
+def test_the_pca_of_many_images_is_fitted_on_a_sample(monkeypatch):
+    monkeypatch.setattr(pca, 'IMAGES', 30)
+    chosen = analysis.training_sample(tiny_config(), tiny_dataset())
+    assert len(chosen) == 30 and (np.diff(chosen) > 0).all() and chosen[-1] < 36

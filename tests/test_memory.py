@@ -6,7 +6,8 @@ import pytest
 from support.tiny import tiny_config, tiny_dataset
 
 from sreml_jax import memory, needs
-from sreml_jax.run import Run
+from sreml_jax.model import init
+from sreml_jax.run import Run, model_of
 from sreml_jax.runtime import machine
 from sreml_jax.runtime.errors import UserError
 from sreml_jax.training import step
@@ -109,3 +110,28 @@ def test_a_gpus_embeddings_lie_on_the_host(monkeypatch):
     monkeypatch.setattr(memory, 'free', lambda: 1000)
     with pytest.raises(UserError, match='on a GPU'):
         memory.refuse_embedding(tiny_config())
+
+
+def test_of_several_gpus_the_fullest_counts(monkeypatch):
+    class Gpu:
+        def __init__(self, limit, used):
+            self._stats = {'bytes_limit': limit, 'bytes_in_use': used}
+
+        def memory_stats(self):
+            return self._stats
+
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(jax, 'local_devices', lambda: [Gpu(100, 20), Gpu(100, 70)])
+    assert memory.free() == 30
+
+
+def test_on_a_gpu_the_host_must_hold_a_checkpoint(monkeypatch):
+    config = tiny_config(mesh=(1, 1))
+    saved = needs.checkpoint_size(init.shapes(model_of(config)))
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(memory, 'free', lambda: 2**50)
+    monkeypatch.setattr(machine, 'free_memory', lambda: saved)
+    memory.refuse_training(config)
+    monkeypatch.setattr(machine, 'free_memory', lambda: saved - 1)
+    with pytest.raises(UserError, match=r'a checkpoint takes .* lower config.ensemble_size=2'):
+        memory.refuse_training(config)

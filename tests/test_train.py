@@ -33,7 +33,7 @@ def test_a_run_logs_every_step_and_learns(whole):
     np.testing.assert_allclose(rates, np.repeat([1e-3, 1e-4, 1e-5], 4), rtol=1e-5)
 
 
-def test_the_loss_is_of_smoothed_targets(tmp_path):
+def test_a_step_is_that_of_the_model_by_itself(tmp_path):
     config, dataset = tiny_config(label_smoothing=0.4), tiny_dataset()
     with pytest.raises(SystemExit):
         train(config, tmp_path, dataset, StopAfter(1))
@@ -41,14 +41,23 @@ def test_the_loss_is_of_smoothed_targets(tmp_path):
     run = Run.of(config)
     state = step.initial_state(run.model, adam_of(run), run.mesh, config.seed)
     images = normalize(batch['image'], dataset.mean, dataset.std)
-    logits, _ = jax.jit(lambda *a: run.model.apply(*a, train=True, mutable=['batch_stats']))(
+    logits, updates = jax.jit(lambda *a: run.model.apply(*a, train=True, mutable=['batch_stats']))(
         state.variables, images
     )
     table = meta_classes.draw(8, config.ensemble_size, config.meta_class_size, config.seed)
     targets = 0.1 + 0.6 * np.eye(4)[table.T[batch['label']]]
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = -(targets * np.log(probabilities)).sum(-1).mean()
-    np.testing.assert_allclose(lines(tmp_path)[0]['loss'], expected, rtol=1e-4)
+    logged = lines(tmp_path)[0]
+    np.testing.assert_allclose(logged['loss'], expected, rtol=1e-4)
+    hits = np.asarray(logits).argmax(-1) == table.T[batch['label']]
+    assert logged['accuracy'] == pytest.approx(hits.mean())
+    _, saved = final_state(config, tmp_path)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        saved.batch_stats,
+        updates['batch_stats'],
+    )
 
 
 @pytest.mark.parametrize('after', [2, 5])

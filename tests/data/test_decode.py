@@ -143,12 +143,19 @@ def test_strange_names_are_one_printable_sentence(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ('name', 'why'),
-    [('x.jxl', r'\.jxl is no format that is read here'), ('x.heic', 'pillow-heif|cannot|error')],
+    ('name', 'installed', 'why'),
+    [
+        ('x.jxl', True, r'\.jxl is no format that is read here'),
+        ('x.heic', False, r"not read without pillow-heif: pip install 'sreml_jax\[heif\]'"),
+        ('x.heic', True, 'not an image'),
+    ],
 )
-def test_photographs_of_other_formats_are_named(tmp_path, name, why):
+def test_photographs_of_other_formats_are_named(tmp_path, monkeypatch, name, installed, why):
+    monkeypatch.delitem(decode.FORMATS, 'HEIF', raising=False)
+    if installed:
+        monkeypatch.setitem(decode.FORMATS, 'HEIF', decode.HEIF_SUFFIXES)
     (tmp_path / name).write_bytes(b'\0\0\0\x18ftypheic' + bytes(100))
-    with pytest.raises(UserError, match=f'{name}: .*({why})'):
+    with pytest.raises(UserError, match=f'{name}: .*{why}'):
         decode.picture(tmp_path / name)
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from support.tiny import tiny_dataset
 
 from sreml_jax.data import dataset as order
+from sreml_jax.data.held_out import HeldOut
 from sreml_jax.data.in_memory import ArrayDataset, color_statistics
 
 TRAIN, TEST = 22, 7
@@ -112,3 +114,19 @@ def test_color_statistics_of_known_pixels():
     mean, std = color_statistics(images)
     np.testing.assert_allclose(mean, [0.5, 0.1, 0], atol=1e-12)
     np.testing.assert_allclose(std, [0.5, 0.1, 0], atol=1e-9)
+
+
+def test_each_epoch_has_at_most_so_many_images_of_a_class(dataset):
+    dataset.max_images_per_class = 2
+    batches = list(dataset.train_batches(3, 2, seed=1))
+    assert len(batches) == 4 == 2 * dataset.steps_per_epoch(3)
+    for epoch in (batches[:2], batches[2:]):
+        labels = np.concatenate([batch['label'] for batch in epoch])
+        assert np.bincount(labels).tolist() == [2, 2, 2]
+    assert HeldOut(tiny(max_images_per_class=3), 0.25).max_images_per_class == 3
+
+
+def tiny(**fields):
+    made = tiny_dataset()
+    vars(made).update(fields)
+    return made

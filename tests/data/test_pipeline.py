@@ -307,7 +307,8 @@ def cut_out(path):
     return content[:200], content[400:]
 
 
-def test_the_process_ends_though_batches_are_on_their_way(tmp_path, config):
+@pytest.mark.parametrize('cache', ['off', 'on'])
+def test_the_process_ends_though_batches_are_on_their_way(tmp_path, config, cache):
     pictures.write_classes(tmp_path / 'data', 2, 200)
     code = f"""
 import numpy as np
@@ -315,11 +316,10 @@ from sreml_jax.configs import default
 from sreml_jax import data
 config = default.get_config()
 config.update(data_name='folder', data_dir={config.data_dir!r}, prepared_dir={config.prepared_dir!r})
-dataset = data.load(config)
-for config.cache in ('off', 'on'):
-    batches = data.load(config).train_batches(2, 20, 0)
-    next(batches)
-    raise SystemExit(3)
+config.cache = {cache!r}
+batches = data.load(config).train_batches(2, 20, 0)
+next(batches)
+raise SystemExit(3)
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 3 and not done.stderr.strip() and not done.stdout.strip(), done.stderr

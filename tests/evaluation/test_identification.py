@@ -10,7 +10,7 @@ from support.tiny import tiny_dataset
 
 from sreml_jax.embedder import Embedder
 from sreml_jax.evaluation import identification
-from sreml_jax.retrieval import pca
+from sreml_jax.retrieval import pca, thresholds
 from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.search.verdict import threshold_of
 
@@ -53,7 +53,10 @@ def test_a_reduced_embedding_has_its_own_threshold(tmp_path, capsys):
     embedder = Embedder(run, config, reduce=False)
     identification.measure(embedder, dataset, {'test': embedder.split(dataset, 'test')})
     short = Embedder(run, config)
-    assert threshold_of(short) not in (None, threshold_of(whole))
+    x, protocol = short.split(dataset, 'test'), Protocol.of(dataset)
+    expected = thresholds.calibrate(thresholds.best(x, x, protocol), protocol).equal.threshold
+    assert threshold_of(short) == pytest.approx(expected, abs=1e-5)
+    assert threshold_of(short) != threshold_of(whole)
     saved = json.loads((run / 'thresholds.json').read_text())['embeddings']
     assert [one['dimensions'] for one in saved] == [8, 3]
 

@@ -49,6 +49,12 @@ def test_queries_and_gallery():
     best = (x @ y.T).argmax(1)
     assert curve[-1].mean == pytest.approx(np.mean(other_labels[best] == labels))
 
+    def of_one(m):
+        u, v = (a[:, m] / np.linalg.norm(a[:, m], axis=-1, keepdims=True) for a in (logits, others))
+        return np.mean(other_labels[(u @ v.T).argmax(1)] == labels)
+
+    assert curve[0].mean == pytest.approx(np.mean([of_one(m) for m in range(MEMBERS)]))
+
 
 def test_subsets_differ_and_are_seeded():
     draw = lambda: members_curve.subsets(48, 4, np.random.default_rng(3))  # noqa: E731
@@ -66,3 +72,22 @@ def test_of_many_images_whole_classes_are_drawn(monkeypatch):
     assert len(kept) == 3 and set(kept) <= set(labels)
     # Of queries and gallery both count.
     assert len(members_curve.sample(Protocol(labels, labels, False), np.random.default_rng(0))) == 1
+
+
+@pytest.mark.parametrize('same', [True, False])
+def test_of_many_images_the_drawn_classes_are_searched(same, monkeypatch):
+    monkeypatch.setattr(members_curve, 'IMAGES', 20)
+    (logits, labels), (others, other_labels) = drawn(), drawn(24, seed=5)
+    if same:
+        others, other_labels = logits, labels
+    x, y = np.asarray(embed(logits)), np.asarray(embed(others))
+    protocol = Protocol(labels, other_labels, same)
+    curve = members_curve.members_curve(x, x if same else y, protocol, members=MEMBERS)
+    classes = members_curve.sample(protocol, np.random.default_rng(0))
+    of_query, of_gallery = np.isin(labels, classes), np.isin(other_labels, classes)
+    assert 0 < of_query.sum() < len(labels)
+    similarity = x[of_query] @ y[of_gallery].T
+    if same:
+        np.fill_diagonal(similarity, -np.inf)
+    found = other_labels[of_gallery][similarity.argmax(1)]
+    assert curve[-1].mean == pytest.approx(np.mean(found == labels[of_query]))

@@ -64,6 +64,9 @@ def test_groups_are_those_of_all_pairs(storage, tmp_path):
             similar = [copy.similarity for copy in group]
             np.testing.assert_allclose(similar, stored[members] @ stored[members[0]], atol=1e-5)
     assert [len(group) for group in linked(stored, 0.9)] == [5, 4, 3, 2, 2]
+    # As int8, the product of these two is below 0.995, and their cosine above it.
+    pair = made(tmp_path / 'pair', embeddings[[0, 3]], storage=storage)
+    assert rows(duplicates.find(pair, 0.995)) == [[0, 1]]
 
 
 def test_a_group_may_have_more_images_than_each_links_to(tmp_path):

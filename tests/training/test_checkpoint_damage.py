@@ -135,10 +135,25 @@ def test_a_checkpoint_from_before_checksums_is_restored(tmp_path):
 @pytest.mark.parametrize('item', ['config', 'place', 'versions'])
 @pytest.mark.parametrize('content', ['[]', '7', 'null', '"x"', '{"batch_size": [], "offset": "x"}'])
 @pytest.mark.parametrize('old', [False, True])
-def test_json_of_another_type_is_damage(item, content, old, tmp_path):
+def test_json_of_another_type_is_damage(item, content, old, tmp_path, caplog):
     saved(tmp_path, 3, 8)
     (tmp_path / 'checkpoints' / '8' / item / 'metadata').write_text(content)
-    if old:
-        remove(tmp_path / 'checkpoints' / '8' / 'checksums')
+    if old:  # from before checksums
+        for gone in {'checksums', 'versions'} - {item}:
+            remove(tmp_path / 'checkpoints' / '8' / gone)
     checkpoints = Checkpoints(tmp_path, read_only=True)
-    assert checkpoints.newest_whole(read_all(checkpoints))[0] == 3 or (item, old) == ('versions', True)
+    used = checkpoints.newest_whole(read_all(checkpoints))[0]
+    if (item, old, content[0]) == ('versions', True, '{'):
+        assert used == 8  # any names are those of packages
+    else:
+        assert used == 3 and (f'{item}: ' in caplog.text or item == 'versions')
+
+
+@pytest.mark.parametrize('content', ['{"steps_per_epoch": 0}', '{"classes": [1]}', '{"skipped": true}'])
+def test_a_place_without_checksums_is_checked_field_by_field(content, tmp_path, caplog):
+    saved(tmp_path, 3, 8)
+    for gone in ('checksums', 'versions'):
+        remove(tmp_path / 'checkpoints' / '8' / gone)
+    (tmp_path / 'checkpoints' / '8' / 'place' / 'metadata').write_text(content)
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.newest_whole(read_all(checkpoints))[0] == 3 and 'place: its' in caplog.text

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.runs import NoSignals, StopAfter, adam_of, final_state, lines
@@ -54,9 +55,30 @@ def test_an_update_that_is_not_finite_is_left_out():
         )
 
 
+def test_an_update_whose_gradient_alone_is_not_finite_is_left_out(monkeypatch):
+    plain = step.cross_entropy
+
+    def flat(logits, labels, smoothing=0.0):  # adds 0, whose gradient is infinity times 0
+        return plain(logits, labels, smoothing) + jnp.sqrt(0.0 * jnp.square(logits).sum(-1))
+
+    monkeypatch.setattr(step, 'cross_entropy', flat)
+    _, before, after, metrics = steps_of(0.5, skip=True)
+    assert np.isfinite(metrics['loss']) and metrics['skipped']
+    jax.tree.map(np.testing.assert_array_equal, before.params, jax.device_get(after.params))
+
+
+def test_an_update_whose_loss_alone_is_not_finite_is_left_out(monkeypatch):
+    plain = step.cross_entropy
+    monkeypatch.setattr(step, 'cross_entropy', lambda *given: plain(*given) + jnp.inf)
+    _, before, after, metrics = steps_of(0.5, skip=True)
+    assert np.isinf(metrics['loss']) and metrics['skipped']
+    jax.tree.map(np.testing.assert_array_equal, before.params, jax.device_get(after.params))
+
+
 def test_a_finite_update_is_the_same_with_and_without_skipping():
     (_, _, one, metrics), (_, _, other, _) = (steps_of(0.5, skip) for skip in (True, False))
     assert not metrics['skipped']
+    assert np.mean(metrics['member_losses']) == pytest.approx(float(metrics['loss']), rel=1e-5)
     # Gradients, not bit by bit: XLA fuses the two programs differently. Adam divides a gradient near zero by
     # its own size, so parameters would show what is rounded there.
     moments = [jax.tree.leaves(state.opt_state[0].mu) for state in (one, other)]
@@ -77,6 +99,34 @@ def test_the_sentence_names_the_members_and_the_rate(tmp_path):
         metrics_log.check(3, state)
     metrics_log.close()
     assert lines(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ('part', 'path', 'value', 'told'),
+    [
+        (
+            'params',
+            ('members', 'fc', 'bias'),
+            np.nan,
+            r'the members after step 3 is not finite \(members: 1;',
+        ),
+        ('batch_stats', ('members', 'layer4', '0', 'bn1', 'var'), np.inf, r'the members after .*members: 1;'),
+        ('params', ('trunk', 'conv1', 'kernel'), np.nan, r'the trunk after step 3 .*members: none alone'),
+        ('batch_stats', ('trunk', 'bn1', 'mean'), np.inf, r'the trunk after step 3'),
+    ],
+)
+def test_every_part_of_a_state_is_looked_at(part, path, value, told, tmp_path):
+    config = tiny_config()
+    run = Run.of(config)
+    state = step.initial_state(run.model, adam_of(run), run.mesh, 0)
+    tree = getattr(state, part)
+    for key in path[:-1]:
+        tree = tree[key]
+    tree[path[-1]] = tree[path[-1]].at[1].set(value)
+    metrics_log = MetricsLog(config, tmp_path, 0, Epochs(3, 4), lambda _: 0.1)
+    with pytest.raises(RunError, match=told):
+        metrics_log.check(3, state)
+    metrics_log.close()
 
 
 def test_a_run_stops_and_its_checkpoint_stays(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sreml_jax.runtime.errors import RunError
+from sreml_jax.training import writer
 from sreml_jax.training.epochs import Epochs
 from sreml_jax.training.writer import Progress, Writer, keep_until
 
@@ -109,3 +110,21 @@ def test_a_line_of_another_kind_ends_what_is_kept(line, tmp_path):
     path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
     keep_until(path, 9)
     assert path.read_text() == '{"step": 1}\n'
+
+
+def test_tensorboard_gets_what_is_finite_and_drops_what_comes_again(tmp_path, monkeypatch):
+    made, scalars = [], []
+
+    class Board(writer.SummaryWriter):
+        def __init__(self, folder, purge_step):
+            made.append(purge_step)
+            super().__init__(folder, purge_step=purge_step)
+
+        def add_scalar(self, name, value, step):
+            scalars.append((name, value, step))
+
+    monkeypatch.setattr(writer, 'SummaryWriter', Board)
+    kept = Writer(tmp_path, 3)
+    kept.write(4, {'loss': 7.0, 'accuracy': float('nan')})
+    kept.close()
+    assert made == [4] and scalars == [('loss', 7.0, 4)]

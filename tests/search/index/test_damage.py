@@ -76,17 +76,19 @@ def test_files_that_are_empty_garbage_or_missing(name, content, tmp_path):
 def test_embeddings_that_are_not_those_that_were_written(place, damage, tmp_path):
     add(tmp_path, names(0, 20))
     path = tmp_path / 'embeddings.npy'
+    if place == 128 + 19 * ROW:
+        place -= ROW * (damage(path.read_bytes(), place) == path.read_bytes())  # the last row cannot be moved
     changed = damage(path.read_bytes(), place)
-    if changed == path.read_bytes():
-        return  # the last row cannot be moved
+    assert changed != path.read_bytes()
     path.write_bytes(changed)
     refused(tmp_path, r'embeddings\.npy is damaged \(its checksum is wrong\); embed its images into another')
 
 
-def test_every_flipped_byte_of_the_items_is_noticed(tmp_path):
+def test_flipped_bytes_of_the_items_are_noticed(tmp_path):
     add(tmp_path, names(0, 20))
     path = tmp_path / 'items.parquet'
-    content = path.read_bytes()
+    content, refusals = path.read_bytes(), {}
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], 'little')  # its length and PAR1 end the file
     for place in range(0, len(content), 7):
         path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         try:
@@ -94,6 +96,10 @@ def test_every_flipped_byte_of_the_items_is_noticed(tmp_path):
             assert index.items(range(20)) == items_of(names(0, 20))  # e.g. a statistic that nobody reads
         except UserError as error:
             assert 'items.parquet is damaged (' in str(error)
+            refusals[place] = str(error)
+    assert {place for place in range(0, len(content), 7) if place >= footer} <= refusals.keys()
+    assert any('its checksum is wrong' in refusal for refusal in refusals.values())
+    assert sum(place < footer for place in refusals) > footer / 7 / 2
 
 
 @pytest.mark.parametrize(

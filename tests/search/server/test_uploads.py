@@ -113,6 +113,21 @@ def test_uploads_hold_a_bounded_number_of_bytes(address, paths, monkeypatch):
     assert len(found(ask(address, '/search', paths[0].read_bytes()))) == TOP
 
 
+def test_what_an_upload_held_is_free_again_and_uploads_add_up(address, paths, monkeypatch):
+    photograph = paths[0].read_bytes()
+    monkeypatch.setattr(uploads, 'MOST_HELD', len(photograph))
+    for _ in range(3):
+        assert len(found(ask(address, '/search', photograph))) == TOP
+        refusal(ask(address, '/search', photograph + b'x'), 503)
+    with upload(address):  # its one byte is held
+        for _ in range(100):
+            if ask(address, '/search', photograph)[0] == 503:
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail('two uploads do not add up')
+
+
 def test_a_client_that_leaves_leaves_no_trace(address, paths, capfd, caplog):
     for _ in range(3):
         upload(address).close()
