@@ -7,11 +7,18 @@ import sys
 
 def outlive_readers() -> None:
     """Makes prints to a closed pipe no error, unless standard output was replaced."""
-    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
-        sys.stdout.flush()
-        encoding, buffered = sys.stdout.encoding, not sys.stdout.isatty()
-        raw = _Output(sys.stdout.fileno(), 'w', closefd=False)
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding, line_buffering=not buffered)
+    before = sys.stdout
+    if before is not sys.__stdout__ or not isinstance(before, io.TextIOWrapper):
+        return
+    before.flush()
+    raw = _Output(before.fileno(), 'w', closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        raw if before.write_through else io.BufferedWriter(raw),
+        before.encoding,
+        before.errors,
+        line_buffering=before.line_buffering,
+        write_through=before.write_through,
+    )
 
 
 class _Output(io.FileIO):
