@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def config_of(mode: str, workdir: Path, config: ConfigDict) -> ConfigDict:
     """Returns the command line's config, based on the config of the run that the mode continues."""
-    from sreml_jax.training import checkpoint, published, saved_config
+    from sreml_jax.training import published, saved_config
 
     begun = any((workdir / 'checkpoints').glob('[0-9]*')) or published.is_there(workdir)
     if not flags.MODES[mode].of_run and not (mode == 'train' and begun):
@@ -29,7 +29,7 @@ def config_of(mode: str, workdir: Path, config: ConfigDict) -> ConfigDict:
         config = own.copy_and_resolve_references()
         config.update_from_flattened_dict(said)
     elif begun and (flags.WORKDIR.value or 'index' not in flags.MODES[mode].needs):
-        own = checkpoint.newest_config(workdir)
+        own = _saved_config(mode, workdir)
     return saved_config.going_on(own, config, said) if own else config
 
 
@@ -96,7 +96,6 @@ def _own_config(mode: str, workdir: Path) -> ConfigDict:
     """Returns the config to use without --config: the run's, the index's, or that of pretrained weights."""
     from sreml_jax.configs import pretrained
     from sreml_jax.search.index import Index, compatibility
-    from sreml_jax.training import checkpoint
 
     if not flags.WORKDIR.value:
         if 'index' in flags.MODES[mode].needs:
@@ -104,6 +103,13 @@ def _own_config(mode: str, workdir: Path) -> ConfigDict:
             return _on_this_machine(compatibility.config_of(index.folder, index.about))
         if mode == 'embed':
             return pretrained.get_config()
+    return _saved_config(mode, workdir)
+
+
+def _saved_config(mode: str, workdir: Path) -> ConfigDict:
+    """Returns the config of a run's newest checkpoint; training goes on with its devices alone."""
+    from sreml_jax.training import checkpoint
+
     config = checkpoint.newest_config(workdir)
     return config if mode == 'train' else _on_this_machine(config)
 

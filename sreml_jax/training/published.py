@@ -23,7 +23,7 @@ from sreml_jax.runtime.text import printable
 from sreml_jax.training import checksums, saved_config
 
 WEIGHTS, ABOUT, META_CLASSES = 'model.safetensors', 'config.json', 'meta_classes.json'
-_OWN = ('data_dir', 'prepared_dir', 'compilation_cache', 'gpu_ids', 'mesh')  # they belong to one machine
+_OWN = ('data_dir', 'prepared_dir', 'compilation_cache')  # they name places on one machine
 _FORMAT = 1
 T = TypeVar('T')
 
@@ -38,7 +38,7 @@ def write(
     meta_table: np.ndarray,
     classes: list[str],
 ) -> None:
-    """Writes the three files. Fields of the config that belong to this machine are left out.
+    """Writes the three files. Fields of the config that name places on this machine are left out.
 
     Args:
       folder: it exists.
@@ -98,7 +98,7 @@ class Published:
         return step, read(step)
 
     def config(self, _: int) -> ConfigDict:
-        """Returns the config, with this program's defaults for what belongs to one machine."""
+        """Returns the config, with this program's defaults for places on a machine."""
         try:
             return saved_config.restore(self._about['config'])
         except (AttributeError, TypeError, ValueError) as error:

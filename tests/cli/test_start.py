@@ -53,7 +53,7 @@ def test_gpus_are_refused_where_there_is_none(command, monkeypatch):
     start.refuse_gpu_ids()
 
 
-def test_a_published_run_keeps_what_it_began_with_beside_a_config_file(command, tmp_path):
+def test_a_published_run_keeps_what_it_began_with_beside_a_config_file(command, tmp_path, monkeypatch):
     untrained(tmp_path / 'run', tiny_config(gpu_ids=(0, 1), mesh=(1, 2)), tiny_dataset())
     embedder, pulled = Embedder(tmp_path / 'run', reduce=False), tmp_path / 'pulled'
     pulled.mkdir()
@@ -64,11 +64,14 @@ def test_a_published_run_keeps_what_it_began_with_beside_a_config_file(command, 
         meta_table=TABLE,
         classes=[],
     )
-    for file in (True, False):
-        command(config=file)
-        config = start.config_of('eval', pulled, folder.get_config())
-        assert (config.image_size, config.ensemble_size) == (16, 2)
-        assert (config.gpu_ids, config.mesh) == ((), ())  # they are the other machine's
+    devices = jax.devices()
+    for here in (devices, devices[:1]):  # the publisher's two, or fewer
+        monkeypatch.setattr(jax, 'devices', lambda here=here: here)
+        for file in (True, False):
+            command(config=file)
+            config = start.config_of('eval', pulled, folder.get_config())
+            assert (config.image_size, config.ensemble_size) == (16, 2)
+            assert (config.gpu_ids, config.mesh) == (((0, 1), (1, 2)) if here is devices else ((), ()))
 
 
 def test_devices_that_this_machine_lacks_are_left_out(command, tmp_path, monkeypatch, caplog):
