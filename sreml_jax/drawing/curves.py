@@ -62,10 +62,11 @@ def read(path: Path, names: tuple[str, ...] = NAMES) -> list[Curve]:
         for text in path.read_text().splitlines():
             try:
                 line = json.loads(text)
-                line['step'] + 0
-                lines.append(line)
-            except (KeyError, TypeError, ValueError):
+            except ValueError:
                 break
+            if not isinstance(line, dict) or 'step' not in line:
+                break
+            lines.append(line)
     curves = []
     for name in names:
         known = [(line['step'], line[name]) for line in lines if line.get(name) is not None]

@@ -128,8 +128,8 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
         )
     pattern = Pattern(images) if images else None
 
-    if gone and (out / ABOUT).exists():
-        _refuse_if_all_are_gone(Index(out))
+    if gone and (out / ABOUT).exists() and len(index := Index(out)):
+        _refuse_if_all_are_gone(index)
 
     def unwanted(path: str) -> bool:
         return bool(pattern and pattern.matches(path)) or (gone and _is_gone(path))
@@ -165,7 +165,7 @@ def _is_gone(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
-        return False
+        pass
     return False
 
 

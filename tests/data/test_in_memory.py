@@ -123,10 +123,6 @@ def test_each_epoch_has_at_most_so_many_images_of_a_class(dataset):
     for epoch in (batches[:2], batches[2:]):
         labels = np.concatenate([batch['label'] for batch in epoch])
         assert np.bincount(labels).tolist() == [2, 2, 2]
-    assert HeldOut(tiny(max_images_per_class=3), 0.25).max_images_per_class == 3
-
-
-def tiny(**fields):
-    made = tiny_dataset()
-    vars(made).update(fields)
-    return made
+    whole = tiny_dataset()
+    whole.max_images_per_class = 3
+    assert HeldOut(whole, 0.25).max_images_per_class == 3

@@ -207,6 +207,7 @@ def test_an_index_whose_drive_is_away_is_not_emptied(embedder, tmp_path):
     assert len(Index(out)) == 4 and not (out / 'unfinished.sqlite').exists()
     remove(out, str(folder), gone=False)
     assert len(Index(out)) == 0
+    remove(out, None, gone=True)  # nothing is left to be gone
 
 
 def test_what_may_not_be_looked_at_is_not_gone(monkeypatch, tmp_path):
