@@ -128,8 +128,8 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
         )
     pattern = Pattern(images) if images else None
 
-    if gone and (out / ABOUT).exists() and len(index := Index(out)):
-        _refuse_if_all_are_gone(index)
+    if gone and (out / ABOUT).exists():
+        _refuse_if_all_are_gone(Index(out))
 
     def unwanted(path: str) -> bool:
         return bool(pattern and pattern.matches(path)) or (gone and _is_gone(path))
@@ -148,6 +148,8 @@ def remove(out: Path, images: str | None, gone: bool) -> None:
 
 
 def _refuse_if_all_are_gone(index: Index) -> None:
+    if not len(index):
+        return
     for start in range(0, len(index), _LOOKED_AT):
         rows = range(start, min(start + _LOOKED_AT, len(index)))
         if not all(_is_gone(item.path) for item in index.items(rows)):
