@@ -1,9 +1,9 @@
-"""Batch normalization in as few passes over the activations as they need.
+"""Batch normalization, with the shortcut and relu that follow it in a ResNet.
 
 It has the parameters and statistics of `flax.linen.BatchNorm` and gives the same results up to rounding. Flax
 subtracts the mean and then scales, so its gradient keeps every centered activation and sums an array that is
-only a multiple of another. One multiplication and one addition with factors per channel keep only the
-convolution's output.
+only a multiple of another. One multiplication and one addition with factors per channel (`affine`) keep only
+the convolution's output.
 """
 
 from typing import Any
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+from sreml_jax.model import affine
 
 MOMENTUM = 0.9  # torch's 0.1: the share of the running statistics that is kept
 EPSILON = 1e-5
@@ -32,27 +34,36 @@ class BatchNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, shortcut: jax.Array | None = None, *, relu: bool = False) -> jax.Array:
+        """With `relu`, adds the shortcut (of the result's shape and dtype) and applies relu.
+
+        Raises:
+          ValueError: a shortcut without relu.
+        """
+        if shortcut is not None and not relu:
+            raise ValueError('a shortcut is added only before relu')
         channels = x.shape[-1:]
         scale = self.param('scale', nn.initializers.ones, channels, jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, channels, jnp.float32)
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
         running_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
-        dtype = self.dtype or jnp.result_type(x, scale)
+        dtype, narrow = self.dtype or jnp.result_type(x, scale), x.dtype
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = running_mean.value, running_var.value
         if self.train:
-            mean, var = _statistics(x, None if self.is_initializing() else self.axis)
+            mean, var = _statistics(x, narrow, None if self.is_initializing() else self.axis)
             if not self.is_initializing():
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var
         factor = scale * lax.rsqrt(var + EPSILON)
-        return (x * factor + (bias - mean * factor)).astype(dtype)
+        addend = bias - mean * factor
+        if relu:
+            return affine.relu(x, factor, addend, shortcut, narrow, dtype)
+        return (x * factor + addend).astype(dtype)
 
 
-def _statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean and (biased) variance of each channel."""
-    pixels = tuple(range(x.ndim - 1))
-    moments = x.mean(pixels), jnp.square(x).mean(pixels)
+def _statistics(x: jax.Array, narrow: Any, axis: str | None) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean and (biased) variance of each channel; see `affine` for `narrow`."""
+    moments = affine.moments(x, narrow)
     mean, square = lax.pmean(moments, axis) if axis else moments
     return mean, jnp.maximum(0, square - jnp.square(mean))

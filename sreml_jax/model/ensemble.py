@@ -28,7 +28,7 @@ class Trunk(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv1 = ('conv1', self.width, 3) if self.stem == 'small' else ('conv1', self.width, 7, 2)
-        x = nn.relu(self.layers.norm('bn1')(self.layers.conv(*conv1)(x)))
+        x = self.layers.norm('bn1')(self.layers.conv(*conv1)(x), relu=True)
         if self.stem == 'imagenet':
             x = max_pool(x)
         return Stage(1, self.backbone, self.layers, self.width, name='layer1')(x)

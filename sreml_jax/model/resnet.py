@@ -81,9 +81,8 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.layers.conv('conv1', self.planes, 3, self.stride)(x)
-        y = nn.relu(self.layers.norm('bn1')(y))
-        y = self.layers.norm('bn2')(self.layers.conv('conv2', self.planes, 3)(y))
-        return nn.relu(y + _shortcut(x, self.planes, self.stride, self.layers))
+        y = self.layers.conv('conv2', self.planes, 3)(self.layers.norm('bn1')(y, relu=True))
+        return self.layers.norm('bn2')(y, _shortcut(x, self.planes, self.stride, self.layers), relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -97,10 +96,10 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = self.planes * self.backbone.group_width // 64 * self.backbone.groups
-        y = nn.relu(self.layers.norm('bn1')(self.layers.conv('conv1', width, 1)(x)))
+        y = self.layers.norm('bn1')(self.layers.conv('conv1', width, 1)(x), relu=True)
         y = self.layers.conv('conv2', width, 3, self.stride, self.backbone.groups)(y)
-        y = self.layers.conv('conv3', 4 * self.planes, 1)(nn.relu(self.layers.norm('bn2')(y)))
-        return nn.relu(self.layers.norm('bn3')(y) + _shortcut(x, 4 * self.planes, self.stride, self.layers))
+        y = self.layers.conv('conv3', 4 * self.planes, 1)(self.layers.norm('bn2')(y, relu=True))
+        return self.layers.norm('bn3')(y, _shortcut(x, 4 * self.planes, self.stride, self.layers), relu=True)
 
 
 def _shortcut(x: jax.Array, features: int, stride: int, layers: Layers) -> jax.Array:

@@ -110,6 +110,16 @@ def without_idle_axes(mesh: Mesh, tree: Any) -> Any:
     )
 
 
+def agree(*operands: jax.Array) -> list[jax.Array]:
+    """Makes operands vary over each other's mesh axes under shard_map.
+
+    The transpose sums over the added axes: the trunk's gradient over 'member', a kernel's over 'data'.
+    """
+    varying = [jax.typeof(operand).mat.varying for operand in operands]
+    missing = [tuple(sorted(frozenset.union(*varying) - axes)) for axes in varying]
+    return [jax.lax.pcast(o, axes, to='varying') for o, axes in zip(operands, missing, strict=True)]
+
+
 def put(mesh: Mesh, spec: P, local: np.ndarray, rows: int) -> jax.Array:
     """Returns the global array of `rows` rows; this process holds `local` of it."""
     shape = (rows, *local.shape[1:])

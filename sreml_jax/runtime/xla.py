@@ -1,4 +1,5 @@
-"""Options for XLA on CPU, which otherwise recomputes fused activations in every consumer.
+"""Options for XLA on CPU, which otherwise recomputes fused activations in every consumer, and the order of
+activations in a GPU's memory.
 
 The sums of a stage's shortcuts are then added again for every convolution and every transposed copy. A fusion
 barrier prevents this, provided that the compiler does not drop barriers before it fuses.
@@ -6,11 +7,23 @@ barrier prevents this, provided that the compiler does not drop barriers before 
 
 import jax
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 
 def keep(x: jax.Array) -> jax.Array:
     """Returns x; on a CPU, behind a barrier that no fusion crosses."""
     return lax.optimization_barrier(x) if jax.default_backend() == 'cpu' else x
+
+
+def members_beside_channels(x: jax.Array) -> jax.Array:
+    """Returns x, [members, images, height, width, channels]; on a GPU its memory has members before channels.
+
+    cuDNN's grouped convolution takes the channels of all members as one axis. Matrix products read and write
+    either order, so that with one order for all activations none is transposed.
+    """
+    if x.ndim != 5 or len(x) == 1 or jax.default_backend() != 'gpu':
+        return x
+    return with_layout_constraint(x, Layout(major_to_minor=(1, 2, 3, 0, 4)))
 
 
 def compiler_options() -> dict[str, str]:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax import lax
 from jax.custom_batching import custom_vmap
 
 from sreml_jax.model.conv import choice
 from sreml_jax.model.conv.algorithms import ALGORITHMS, Algorithm, Geometry, is_shared, plain
-from sreml_jax.runtime.xla import keep
+from sreml_jax.runtime.sharding import agree
+from sreml_jax.runtime.xla import keep, members_beside_channels
 
 CHOICES = ('auto', *ALGORITHMS)
 
@@ -52,7 +52,7 @@ def conv(
     if algorithm not in CHOICES:
         raise ValueError(f'member_conv is {algorithm!r}; it must be one of {", ".join(CHOICES)}')
     geometry = _geometry(window_strides, padding, **options)
-    return _with_member_rule(geometry, algorithm)(*_agree(lhs, rhs))
+    return _with_member_rule(geometry, algorithm)(*agree(lhs, rhs))
 
 
 def trunk_conv(
@@ -64,7 +64,7 @@ def trunk_conv(
 ) -> jax.Array:
     """Computes a convolution outside vmap as 'auto' runs that of one member; see `conv`."""
     geometry = _geometry(window_strides, padding, **options)
-    x, w = _agree(lhs, rhs)
+    x, w = agree(lhs, rhs)
     return convolve_members(x[None], w[None], geometry, 'auto')[0]
 
 
@@ -84,16 +84,6 @@ def _geometry(
     return Geometry(tuple(strides), pads, feature_group_count, precision)
 
 
-def _agree(*operands: jax.Array) -> list[jax.Array]:
-    """Makes operands vary over each other's mesh axes under shard_map.
-
-    Its transpose sums the trunk's gradient over 'member' and the kernel's over 'data'.
-    """
-    varying = [jax.typeof(o).mat.varying for o in operands]
-    missing = [tuple(sorted(frozenset.union(*varying) - v)) for v in varying]
-    return [lax.pcast(o, m, to='varying') for o, m in zip(operands, missing, strict=True)]
-
-
 @functools.cache
 def _with_member_rule(geometry: Geometry, algorithm: str):
     one = custom_vmap(lambda x, w: plain(x, w, geometry))
@@ -111,7 +101,8 @@ def _with_member_rule(geometry: Geometry, algorithm: str):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve_members(x: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str) -> jax.Array:
     """Computes the convolutions of all members at once; `algorithms` documents the operands."""
-    return _algorithm('forward', x, w, geometry, algorithm).forward(x, w, geometry)
+    y = _algorithm('forward', x, w, geometry, algorithm).forward(x, w, geometry)
+    return members_beside_channels(y)
 
 
 def _members_forward(x, w, geometry, algorithm):
@@ -120,10 +111,10 @@ def _members_forward(x, w, geometry, algorithm):
 
 def _members_backward(geometry, algorithm, operands, dy):
     x, w = operands
-    dy = keep(dy)
+    dy = members_beside_channels(keep(dy))
     dx = _algorithm('input_gradient', x, w, geometry, algorithm).input_gradient(dy, w, x, geometry)
     dw = _algorithm('kernel_gradient', x, w, geometry, algorithm).kernel_gradient(x, dy, w, geometry)
-    return dx, dw
+    return members_beside_channels(dx), dw
 
 
 convolve_members.defvjp(_members_forward, _members_backward)

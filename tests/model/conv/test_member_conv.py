@@ -252,3 +252,20 @@ def test_a_gpu_shares_images_in_one_dense_convolution():
     )
     text = jax.jit(jax.vmap(conv, (None, 0))).lower(x, w).as_text()
     assert text.count('stablehlo.convolution') == 1 and 'feature_group_count = 1 ' in text
+
+
+@pytest.mark.parametrize(('platform', 'shared', 'laid_out'), [('gpu', False, 3), ('gpu', True, 2), ('cpu', False, 0)])
+def test_on_a_gpu_activations_have_members_beside_channels(platform, shared, laid_out, monkeypatch):
+    """The output, its gradient, and the input's gradient unless that has no members."""
+    monkeypatch.setattr(jax, 'default_backend', lambda: platform)
+    x, w = operands(3, 1, shared, (6, 5))
+
+    def run(x, w):
+        conv = functools.partial(member_conv.conv, window_strides=(1, 1), padding=((1, 1), (1, 1)))
+        y, transpose = jax.vjp(jax.vmap(conv, (None if shared else 0, 0)), x, w)
+        return y, *transpose(y)
+
+    lowered = jax.jit(run).lower(x, w)
+    assert lowered.as_text().count('@LayoutConstraint') == laid_out
+    monkeypatch.undo()
+    close(lowered.compile()(x, w), jax.jit(run)(x, w), 1e-5)
