@@ -113,7 +113,8 @@ def _resumed(
     steps = dataset.steps_per_epoch(run.config.batch_size)
     epochs = Epochs.going_on(run.config.num_epochs, steps, number, progress)
     rate, adam = _optimizer(run.config, epochs)
-    state = checkpoints.state(number, step.abstract_state(run.model, adam, run.mesh))
+    saved = checkpoints.state(number, step.abstract_state(run.model, adam, run.mesh))
+    state = step.complete(saved, run.model)
     return Start(run, epochs, rate, adam, state, table, progress.get('skipped', 0))
 
 

@@ -76,6 +76,18 @@ def test_a_run_interrupted_and_resumed_ends_in_the_same_bits(whole, tmp_path, af
     jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 
+def test_in_bfloat16_the_kernels_of_the_computation_are_not_saved_and_follow_from_the_parameters(tmp_path):
+    config, signals = tiny_config(dtype='bfloat16', num_epochs=1), NoSignals()
+    train(config, tmp_path / 'whole', tiny_dataset(), signals)
+    with pytest.raises(SystemExit):
+        train(config, tmp_path / 'stopped', Interrupted(tiny_dataset(), signals, 2), signals)
+    train(config, tmp_path / 'stopped', tiny_dataset(), NoSignals())
+    assert lines(tmp_path / 'stopped') == lines(tmp_path / 'whole')
+    (_, found), (_, expected) = (final_state(config, tmp_path / name) for name in ('stopped', 'whole'))
+    assert found.kernels is None
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_a_finished_run_says_so_and_trains_no_further(whole, caplog):
     config, workdir = whole
     before = lines(workdir)

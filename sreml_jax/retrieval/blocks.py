@@ -51,14 +51,22 @@ class Blocks:
         self.number = -(-len(order) // rows)
         self._x = x
         self._in_order = bool(np.all(order == np.arange(len(order))))
-        held = x.nbytes <= min(map(_held_bytes, devices)) / (1 if alone else 2)
+        # XLA's CPU compiler cannot convert float16 for a processor without F16C.
+        self._wide = x.dtype == np.float16 and devices[0].platform == 'cpu'
+        nbytes = x.nbytes * (2 if self._wide else 1)
+        held = nbytes <= min(map(_held_bytes, devices)) / (1 if alone else 2)
         # If not all blocks are held, the outer loop's block and the inner loop's block are.
         self.load = functools.lru_cache(None if held else 2 * len(devices))(self._read)
 
     def _read(self, i: int, device: jax.Device) -> jax.Array:
-        """Returns block i, [rows, d], on the device; on a CPU, rows that lie in order are not copied."""
+        """Returns block i, [rows, d], on the device.
+
+        On a CPU, float16 becomes float32, and other rows that lie in order are not copied.
+        """
         chosen = self.slice(i)
         block = self._x[chosen] if self._in_order else self._x[self.order[chosen]]
+        if self._wide:
+            block = block.astype(np.float32)
         if missing := self.rows - len(block):
             fill = 0 if np.issubdtype(block.dtype, np.integer) else np.nan
             block = np.concatenate([block, np.full((missing, block.shape[1]), fill, block.dtype)])

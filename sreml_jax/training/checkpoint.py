@@ -117,7 +117,7 @@ class Checkpoints(CheckpointItems):
         step = int(state.step)
         if step in self.steps():
             return
-        arrays = dict(vars(state))
+        arrays = state.saved
         plain = {CONFIG: config.to_dict(), PROGRESS: progress, VERSIONS: versions.installed() | FORMAT}
         sums = checksums.of_arrays(arrays) | {name: checksums.of_json(item) for name, item in plain.items()}
         sums[META_CLASSES] = checksums.of_json(meta_table.tolist())

@@ -61,8 +61,11 @@ class CheckpointItems:
         return table
 
     def state(self, step: int, abstract: TrainState) -> TrainState:
-        """Returns the state, laid out as the shardings of `abstract` say, whatever mesh saved it."""
-        return TrainState(**self._arrays(step, dict(vars(abstract))))
+        """Returns the state, laid out as the shardings of `abstract` say, whatever mesh saved it.
+
+        It lacks what is not saved; see `step.complete`.
+        """
+        return TrainState(**self._arrays(step, abstract.saved))
 
     def variables(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
         """Returns parameters and statistics, without Adam's moments, laid out as `abstract` says."""

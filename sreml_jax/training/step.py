@@ -28,12 +28,21 @@ class TrainState:
       step: int32 []; updates done.
       params, batch_stats: of the ensemble, {'trunk': ..., 'members': ...}; float32.
       opt_state: optax's.
+      kernels: the members' convolution kernels in a computation's narrower dtype (see `narrow_kernels`), which
+        Adam's update writes beside them: a pass of its own would read every float32 kernel again. They follow
+        from params and are not saved.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    kernels: Any = None
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {name: value for name, value in vars(self).items() if name != 'kernels'}
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -45,12 +54,36 @@ class TrainState:
 TrainStep = Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
+def narrow_kernels(params: dict[str, Any], dtype: Any) -> dict[str, Any] | None:
+    """Returns params['members'] with its convolution kernels in `dtype` and None for the rest.
+
+    Returns None if the dtype is not narrower than float32. Sums of the trunk's gradient over devices stay
+    float32, so that its kernels are not among them.
+    """
+    if dtype is None or jnp.dtype(dtype).itemsize >= 4:
+        return None
+    members = jax.tree.map(lambda x: x.astype(dtype) if x.ndim == 5 else None, params['members'])
+    return {'members': members}
+
+
+def _computed_with(params: dict[str, Any], kernels: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns params with the narrow kernels, where there are any."""
+    if kernels is None:
+        return params
+    is_none = lambda x: x is None  # noqa: E731
+    merged = jax.tree.map(
+        lambda k, p: p if k is None else k, kernels['members'], params['members'], is_leaf=is_none
+    )
+    return {**params, 'members': merged}
+
+
 def abstract_state(model: Ensemble, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns the shapes, dtypes and shardings of the training state."""
     variables = init.shapes(model)
     opt_state = jax.eval_shape(optimizer.init, variables['params'])
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    state = jax.eval_shape(TrainState, step, variables['params'], variables['batch_stats'], opt_state)
+    kernels = jax.eval_shape(lambda params: narrow_kernels(params, model.dtype), variables['params'])
+    state = TrainState(step, variables['params'], variables['batch_stats'], opt_state, kernels)
     return sharding.abstract(mesh, state)
 
 
@@ -71,7 +104,12 @@ def initial_state(
     params = variables['params']
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
     step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
-    return TrainState(step, params, variables['batch_stats'], opt_state)
+    return complete(TrainState(step, params, variables['batch_stats'], opt_state), model)
+
+
+def complete(state: TrainState, model: Ensemble) -> TrainState:
+    """Returns the state with its narrow kernels, if the model computes with any."""
+    return state.replace(kernels=jax.jit(narrow_kernels, static_argnums=1)(state.params, model.dtype))
 
 
 def make_train_step(
@@ -123,8 +161,9 @@ def make_train_step(
 
         # shard_map's check of varying axes inserts the sum of the trunk's gradient.
         (loss, (accuracy, losses, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params
+            _computed_with(state.params, state.kernels)
         )
+        grads = jax.tree.map(lambda gradient, x: gradient.astype(x.dtype), grads, state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         changed = optax.apply_updates(state.params, updates), batch_stats, opt_state
         skipped = jnp.zeros((), bool)
@@ -133,7 +172,7 @@ def make_train_step(
             kept = state.params, state.batch_stats, state.opt_state
             changed = jax.tree.map(lambda new, old: jnp.where(skipped, old, new), changed, kept)
         metrics = {'loss': loss, 'accuracy': accuracy, 'member_losses': losses, 'skipped': skipped}
-        return TrainState(state.step + 1, *changed), metrics
+        return TrainState(state.step + 1, *changed, narrow_kernels(changed[0], model.dtype)), metrics
 
     specs = sharding.specs(abstract_state(model, optimizer, mesh))
     arguments = (specs, sharding.IMAGES, sharding.IMAGES, sharding.META_TABLE)

@@ -101,7 +101,9 @@ def test_what_is_kept_for_the_backward_pass_is_the_activation_alone(dtype, relu)
         module = BatchNorm(True, dtype=dtype)
         return module.apply(variables(), x, relu=relu, mutable=['batch_stats'])[0]
 
-    kept = [leaf for leaf in jax.tree.leaves(jax.jit(lambda x: jax.vjp(forward, x)[1])(x)) if leaf.size >= x.size]
+    kept = [
+        leaf for leaf in jax.tree.leaves(jax.jit(lambda x: jax.vjp(forward, x)[1])(x)) if leaf.size >= x.size
+    ]
     assert kept
     for leaf in kept:
         assert leaf.dtype == dtype

@@ -59,3 +59,11 @@ def test_a_mapped_file_in_order_is_not_copied(tmp_path):
     mapped = np.memmap(tmp_path / 'x', np.float32, 'w+', shape=(64, 16))
     block = Blocks(mapped, np.arange(64), 16, CPU).load(2, CPU[0])
     assert block.unsafe_buffer_pointer() == mapped[32:].ctypes.data
+
+
+def test_float16_is_widened_before_a_cpu_gets_it():
+    """XLA has no code for it on a processor without F16C: `XLA_FLAGS=--xla_cpu_max_isa=SSE4_2`."""
+    x = np.array([[1.5], [-2.25], [65504]], np.float16)
+    block = Blocks(x, np.arange(3), 4, CPU).load(0, CPU[0])
+    assert block.dtype == np.float32
+    np.testing.assert_array_equal(block, [[1.5], [-2.25], [65504], [np.nan]])

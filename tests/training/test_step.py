@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import mesh_bytes
 import mesh_table
 import numpy as np
@@ -143,6 +144,28 @@ def test_the_sum_of_collectives_counts_what_a_program_says():
       %c = f32[5]{0} add(%all-reduce.1, %d)
     """
     assert mesh_bytes.collective_bytes(program) == {'all-reduce': 32, 'all-gather': 32}
+
+
+def test_in_bfloat16_a_step_leaves_the_kernels_that_the_next_one_computes_with():
+    run = Run.of(tiny_config(dtype='bfloat16', gpu_ids=(0, 1)))
+    adam = adam_of(run)
+    state = step.initial_state(run.model, adam, run.mesh, 0)
+    before = jax.device_get(state.kernels)
+    train_step = step.make_train_step(run.model, adam, run.mesh, np.zeros(3, 'f'), np.ones(3, 'f'))
+    images, table = np.full((8, 32, 32, 3), 100, np.uint8), np.zeros((run.model.members, 8), np.int32)
+    state, _ = train_step(state, images, np.zeros(8, np.int32), table)
+    members, kernels = state.params['members'], state.kernels['members']
+    assert len(jax.tree.leaves(kernels)) == sum(x.ndim == 5 for x in jax.tree.leaves(members))
+    for stage in ('layer2', 'layer4'):
+        kernel = kernels[stage]['0']['conv1']['kernel']
+        assert kernel.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(kernel, members[stage]['0']['conv1']['kernel'].astype(jnp.bfloat16))
+        assert (kernel != before['members'][stage]['0']['conv1']['kernel']).any()
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_a_computation_as_wide_as_the_parameters_takes_them(dtype):
+    assert step.narrow_kernels({'members': {'kernel': jnp.ones((2, 1, 1, 1, 1))}}, dtype) is None
 
 
 def test_members_lie_on_their_device_alone():

@@ -254,7 +254,9 @@ def test_a_gpu_shares_images_in_one_dense_convolution():
     assert text.count('stablehlo.convolution') == 1 and 'feature_group_count = 1 ' in text
 
 
-@pytest.mark.parametrize(('platform', 'shared', 'laid_out'), [('gpu', False, 3), ('gpu', True, 2), ('cpu', False, 0)])
+@pytest.mark.parametrize(
+    ('platform', 'shared', 'laid_out'), [('gpu', False, 3), ('gpu', True, 2), ('cpu', False, 0)]
+)
 def test_on_a_gpu_activations_have_members_beside_channels(platform, shared, laid_out, monkeypatch):
     """The output, its gradient, and the input's gradient unless that has no members."""
     monkeypatch.setattr(jax, 'default_backend', lambda: platform)
