@@ -1,5 +1,6 @@
 """The training step and the embedding step: pure functions of arrays, run by every device of a mesh."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,9 +29,8 @@ class TrainState:
       step: int32 []; updates done.
       params, batch_stats: of the ensemble, {'trunk': ..., 'members': ...}; float32.
       opt_state: optax's.
-      kernels: the members' convolution kernels in a computation's narrower dtype (see `narrow_kernels`), which
-        Adam's update writes beside them: a pass of its own would read every float32 kernel again. They follow
-        from params and are not saved.
+      kernels: the members' convolution kernels in the computation's dtype, see `narrow_kernels`. Adam's
+        update writes them beside params, because to cast them would read every one again. They are not saved.
     """
 
     step: jax.Array
@@ -55,10 +55,10 @@ TrainStep = Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainS
 
 
 def narrow_kernels(params: dict[str, Any], dtype: Any) -> dict[str, Any] | None:
-    """Returns params['members'] with its convolution kernels in `dtype` and None for the rest.
+    """Returns {'members': ...}, the members' convolution kernels in `dtype` and None for other parameters.
 
-    Returns None if the dtype is not narrower than float32. Sums of the trunk's gradient over devices stay
-    float32, so that its kernels are not among them.
+    Without a dtype narrower than float32 returns None. The trunk's kernels stay: their gradient is summed
+    over devices in float32.
     """
     if dtype is None or jnp.dtype(dtype).itemsize >= 4:
         return None
@@ -83,7 +83,9 @@ def abstract_state(model: Ensemble, optimizer: optax.GradientTransformation, mes
     opt_state = jax.eval_shape(optimizer.init, variables['params'])
     step = jax.ShapeDtypeStruct((), jnp.int32)
     kernels = jax.eval_shape(lambda params: narrow_kernels(params, model.dtype), variables['params'])
-    state = TrainState(step, variables['params'], variables['batch_stats'], opt_state, kernels)
+    state = jax.eval_shape(
+        TrainState, step, variables['params'], variables['batch_stats'], opt_state, kernels
+    )
     return sharding.abstract(mesh, state)
 
 
@@ -109,7 +111,8 @@ def initial_state(
 
 def complete(state: TrainState, model: Ensemble) -> TrainState:
     """Returns the state with its narrow kernels, if the model computes with any."""
-    return state.replace(kernels=jax.jit(narrow_kernels, static_argnums=1)(state.params, model.dtype))
+    cast = jax.jit(narrow_kernels, static_argnums=1)
+    return dataclasses.replace(state, kernels=cast(state.params, model.dtype))
 
 
 def make_train_step(
