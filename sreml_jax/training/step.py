@@ -70,11 +70,13 @@ def _computed_with(params: dict[str, Any], kernels: dict[str, Any] | None) -> di
     """Returns params with the narrow kernels, where there are any."""
     if kernels is None:
         return params
-    is_none = lambda x: x is None  # noqa: E731
-    merged = jax.tree.map(
-        lambda k, p: p if k is None else k, kernels['members'], params['members'], is_leaf=is_none
+    members = jax.tree.map(
+        lambda kernel, x: x if kernel is None else kernel,
+        kernels['members'],
+        params['members'],
+        is_leaf=lambda x: x is None,
     )
-    return {**params, 'members': merged}
+    return {**params, 'members': members}
 
 
 def abstract_state(model: Ensemble, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
