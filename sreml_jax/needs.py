@@ -11,6 +11,7 @@ from sreml_jax.model.cost import kept_bytes
 from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.run import model_of
 from sreml_jax.runtime import sharding
+from sreml_jax.training.step import narrow_kernels
 
 GIB = 2**30
 
@@ -47,8 +48,9 @@ def training_memory(
         # XLA updates a stage before it computes the activations of earlier ones again.
         gradients = max(size(stage) for part in params.values() for stage in part.values())
     local = model.clone(members=model.members // member)
+    kernels = jax.eval_shape(lambda params: narrow_kernels(params, model.dtype), params)
     return {
-        'parameters and statistics': size(params) + size(batch_stats),
+        'parameters and statistics': size(params) + size(batch_stats) + size(kernels),
         "Adam's moments": 2 * size(params),
         'gradients': gradients,
     } | kept_bytes(local, image_size, batch_size // data)

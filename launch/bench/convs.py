@@ -105,6 +105,20 @@ def run(
     algorithm: str, product: str, x: jax.Array, w: jax.Array, dy: jax.Array, geometry: Geometry
 ) -> Callable[[], object]:
     """Returns a function that runs one compiled product and waits for it."""
-    operands = {'forward': (x, w), 'input_gradient': (dy, w, x), 'kernel_gradient': (x, dy, w)}[product]
-    compiled = jax.jit(getattr(ALGORITHMS[algorithm], product), static_argnums=len(operands))
-    return lambda: jax.block_until_ready(compiled(*operands, geometry))
+    names = {'forward': 'xw', 'input_gradient': 'dwx', 'kernel_gradient': 'xdw'}[product]
+    arrays = {'x': x, 'w': w, 'd': dy}
+    gpu = jax.default_backend() == 'gpu'
+    # As the step holds activations there: with members beside channels, see `members_beside_channels`.
+    beside = [gpu and name != 'w' and arrays[name].ndim == 5 for name in names]
+    operands = [
+        arrays[name].transpose(1, 2, 3, 0, 4) if b else arrays[name]
+        for name, b in zip(names, beside, strict=True)
+    ]
+
+    def convolve(*operands):
+        given = [x.transpose(3, 0, 1, 2, 4) if b else x for x, b in zip(operands, beside, strict=True)]
+        y = getattr(ALGORITHMS[algorithm], product)(*given, geometry)
+        return y.transpose(1, 2, 3, 0, 4) if gpu and product != 'kernel_gradient' and y.ndim == 5 else y
+
+    compiled = jax.jit(convolve)
+    return lambda: jax.block_until_ready(compiled(*operands))

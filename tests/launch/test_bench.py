@@ -5,11 +5,13 @@ import importlib
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from support.tiny import tiny_config
 
+from sreml_jax.model.conv.algorithms import ALGORITHMS, Geometry
 from sreml_jax.run import Run
 
 
@@ -90,6 +92,22 @@ def test_convs(tmp_path, monkeypatch):
     found = figures('convs', tmp_path, monkeypatch, *small)['convolutions']
     assert sum(conv['layers'] for conv in found) == 20  # of a ResNet-18
     assert all(conv['forward']['winner'] in ('matmul', 'taps') for conv in found)
+
+
+@pytest.mark.parametrize('product', ['forward', 'input_gradient', 'kernel_gradient'])
+def test_convs_of_a_gpu_have_members_beside_channels(product, monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    x, w, dy = (
+        np.random.default_rng(0).standard_normal(shape, np.float32)
+        for shape in ((2, 3, 6, 5, 4), (2, 3, 3, 4, 7), (2, 3, 6, 5, 7))
+    )
+    geometry = Geometry((1, 1), ((1, 1), (1, 1)), 1, None)
+    operands = {'forward': (x, w), 'input_gradient': (dy, w, x), 'kernel_gradient': (x, dy, w)}[product]
+    expected = getattr(ALGORITHMS['matmul'], product)(*operands, geometry)
+    found = importlib.import_module('convs').run('matmul', product, x, w, dy, geometry)()
+    if product != 'kernel_gradient':
+        expected = np.moveaxis(expected, 0, 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_input(tmp_path, monkeypatch):
