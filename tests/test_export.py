@@ -74,11 +74,14 @@ def test_run_back_without_this_program(workdir, tmp_path):
     np.testing.assert_allclose(found['one'], live[:1], atol=1e-5, rtol=0)
 
 
-def test_equals_the_live_one_that_chooses_its_convolutions(workdir, tmp_path):
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
+def test_equals_the_live_one_that_chooses_its_convolutions(platform, workdir, tmp_path, monkeypatch):
     config = newest_config(workdir)
     config.member_conv = 'auto'
     embedder = Embedder(workdir, config)
-    export(embedder, tmp_path / 'exported')
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, 'default_backend', lambda: platform)  # where the file is made
+        export(embedder, tmp_path / 'exported')
     exported = jax.export.deserialize((tmp_path / 'exported').read_bytes())
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     found = exported.call(dict(np.load(tmp_path / 'exported.npz')), images)

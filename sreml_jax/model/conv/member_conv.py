@@ -102,7 +102,7 @@ def _with_member_rule(geometry: Geometry, algorithm: str):
 def convolve_members(x: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str) -> jax.Array:
     """Computes the convolutions of all members at once; `algorithms` documents the operands."""
     y = _algorithm('forward', x, w, geometry, algorithm).forward(x, w, geometry)
-    return members_beside_channels(y)
+    return _laid_out(y, algorithm)
 
 
 def _members_forward(x, w, geometry, algorithm):
@@ -111,13 +111,18 @@ def _members_forward(x, w, geometry, algorithm):
 
 def _members_backward(geometry, algorithm, operands, dy):
     x, w = operands
-    dy = members_beside_channels(keep(dy))
+    dy = _laid_out(keep(dy), algorithm)
     dx = _algorithm('input_gradient', x, w, geometry, algorithm).input_gradient(dy, w, x, geometry)
     dw = _algorithm('kernel_gradient', x, w, geometry, algorithm).kernel_gradient(x, dy, w, geometry)
-    return members_beside_channels(dx), dw
+    return _laid_out(dx, algorithm), dw
 
 
 convolve_members.defvjp(_members_forward, _members_backward)
+
+
+def _laid_out(activations: jax.Array, algorithm: str) -> jax.Array:
+    """An algorithm that the config forces runs on any device, in an exported file too."""
+    return members_beside_channels(activations) if algorithm == 'auto' else activations
 
 
 def _algorithm(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str) -> Algorithm:
