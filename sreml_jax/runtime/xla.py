@@ -1,8 +1,8 @@
-"""Options for XLA on CPU, which otherwise recomputes fused activations in every consumer, and the order of
-activations in a GPU's memory.
+"""Barriers and options for XLA on a CPU, and the order of activations in a GPU's memory.
 
-The sums of a stage's shortcuts are then added again for every convolution and every transposed copy. A fusion
-barrier prevents this, provided that the compiler does not drop barriers before it fuses.
+A CPU's compiler computes fused activations again in every consumer: the sums of a stage's shortcuts are added
+again for every convolution and every transposed copy. A fusion barrier prevents this, provided that the
+compiler does not drop barriers before it fuses.
 """
 
 import jax
