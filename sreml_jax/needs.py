@@ -48,9 +48,10 @@ def training_memory(
         # XLA updates a stage before it computes the activations of earlier ones again.
         gradients = max(size(stage) for part in params.values() for stage in part.values())
     local = model.clone(members=model.members // member)
-    kernels = jax.eval_shape(lambda params: narrow_kernels(params, model.dtype), params)
+    kernels = size(jax.eval_shape(lambda params: narrow_kernels(params, model.dtype), params))
     return {
-        'parameters and statistics': size(params) + size(batch_stats) + size(kernels),
+        'parameters and statistics': size(params) + size(batch_stats),
+        **({f'kernels in {model.dtype}': kernels} if kernels else {}),
         "Adam's moments": 2 * size(params),
         'gradients': gradients,
     } | kept_bytes(local, image_size, batch_size // data)

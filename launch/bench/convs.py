@@ -3,8 +3,8 @@
 python launch/bench convs                                               all four, 48 members, 256x256
 python launch/bench convs --backbones=resnet18 --members=4 --size=128   what a CPU can bear
 
-`sreml_jax/model/conv/choice.py` is written from these figures. Forward and both gradients are timed apart,
-since 'auto' chooses for each.
+`sreml_jax/model/conv/choice.py` is written from such figures; a GPU's were measured with members first in
+memory. Forward and both gradients are timed apart, since 'auto' chooses for each.
 """
 
 import argparse

@@ -5,7 +5,8 @@ activations as often as arithmetic demands. A mask of relu is computed again whe
 gradient would be written and read once more.
 
 x is float32 [..., channels] or wider; `narrow` is the dtype of the convolution's output that x was made of,
-and holds it exactly. Only that is kept for the backward pass. factor and addend are [channels], of x's dtype.
+and holds it exactly. Only that is kept for the backward pass. factor and addend are [channels] and, where a
+gradient is taken, of x's dtype.
 """
 
 import functools
@@ -21,14 +22,14 @@ from sreml_jax.runtime.sharding import agree
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def moments(x: jax.Array, narrow: DTypeLike) -> tuple[jax.Array, jax.Array]:
-    """Returns the means of x and of its square, [channels] each."""
+    """Returns the means of x [..., channels] and of its square, [channels] each, of x's dtype."""
     pixels = tuple(range(x.ndim - 1))
     if jax.default_backend() == 'cpu':
         return x.mean(pixels), jnp.square(x).mean(pixels)
     # In one reduction, for XLA would read x twice.
     zero = jnp.zeros((), x.dtype)
     sums = lax.reduce((x, jnp.square(x)), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), pixels)
-    return sums[0] / _images(x), sums[1] / _images(x)
+    return sums[0] / _count(x), sums[1] / _count(x)
 
 
 def _moments_forward(x, narrow):
@@ -36,14 +37,14 @@ def _moments_forward(x, narrow):
 
 
 def _moments_backward(narrow, x, gradients):
-    mean, square = (gradient / _images(x) for gradient in gradients)
+    mean, square = (gradient / _count(x) for gradient in gradients)
     return (mean + square * (2 * x.astype(mean.dtype)),)
 
 
 moments.defvjp(_moments_forward, _moments_backward)
 
 
-def _images(x):
+def _count(x):
     """The number of values of a channel."""
     return math.prod(x.shape[:-1])
 
@@ -56,7 +57,7 @@ def relu(
     narrow: DTypeLike,
     dtype: DTypeLike,
 ) -> jax.Array:
-    """Returns relu(x * factor + addend + shortcut), of the given dtype; shortcut has its shape and dtype."""
+    """Returns relu(x * factor + addend + shortcut), [..., channels] of `dtype`; shortcut is the same."""
     if shortcut is None:
         return _relu(*agree(x, factor, addend), narrow, dtype)
     return _relu_of_sum(*agree(x, factor, addend, shortcut), narrow, dtype)
@@ -76,7 +77,7 @@ def _relu_backward(narrow, dtype, kept, dy):
     x, dy = x.astype(factor.dtype), dy.astype(factor.dtype)
     y = x * factor + addend
     of_addend, of_factor = _sums(jnp.where(y > 0, dy, 0), x)
-    # The other comparison, for XLA would write the result of one that is used twice.
+    # Another comparison, as XLA would write the result of one that is used twice; they differ for NaN alone.
     return jnp.where(y <= 0, 0, dy) * factor, of_factor, of_addend
 
 

@@ -35,7 +35,10 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, shortcut: jax.Array | None = None, *, relu: bool = False) -> jax.Array:
-        """With `relu`, adds the shortcut (of the result's shape and dtype) and applies relu.
+        """Normalizes x, [..., channels]; with `relu`, adds the shortcut and applies relu.
+
+        Returns:
+          [..., channels] of `dtype`, as the shortcut must be.
 
         Raises:
           ValueError: a shortcut without relu.

@@ -51,10 +51,8 @@ class Blocks:
         self.number = -(-len(order) // rows)
         self._x = x
         self._in_order = bool(np.all(order == np.arange(len(order))))
-        # XLA's CPU compiler cannot convert float16 for a processor without F16C.
-        self._wide = x.dtype == np.float16 and devices[0].platform == 'cpu'
-        nbytes = x.nbytes * (2 if self._wide else 1)
-        held = nbytes <= min(map(_held_bytes, devices)) / (1 if alone else 2)
+        self._dtype = dtype_on(devices[0].platform, x.dtype)
+        held = x.size * self._dtype.itemsize <= min(map(_held_bytes, devices)) / (1 if alone else 2)
         # If not all blocks are held, the outer loop's block and the inner loop's block are.
         self.load = functools.lru_cache(None if held else 2 * len(devices))(self._read)
 
@@ -65,8 +63,7 @@ class Blocks:
         """
         chosen = self.slice(i)
         block = self._x[chosen] if self._in_order else self._x[self.order[chosen]]
-        if self._wide:
-            block = block.astype(np.float32)
+        block = block.astype(self._dtype, copy=False)
         if missing := self.rows - len(block):
             fill = 0 if np.issubdtype(block.dtype, np.integer) else np.nan
             block = np.concatenate([block, np.full((missing, block.shape[1]), fill, block.dtype)])
@@ -85,6 +82,14 @@ class Blocks:
     def on_devices(self, values: np.ndarray, fill: float) -> Callable[[int, jax.Device], jax.Array]:
         """Returns a function of i and a device: values[i] of `cut`, which crosses to each device once."""
         return once_per_device(self.cut(values, fill))
+
+
+def dtype_on(platform: str, dtype: np.dtype) -> np.dtype:
+    """Returns the dtype of blocks of `dtype` on a device: float32 instead of float16 on a CPU.
+
+    XLA's CPU compiler has no code for float16 on a processor without F16C.
+    """
+    return np.dtype(np.float32) if platform == 'cpu' and dtype == np.float16 else np.dtype(dtype)
 
 
 def once_per_device(parts: np.ndarray) -> Callable[[int, jax.Device], jax.Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sreml_jax.retrieval.blocks import Blocks, rows_of_block, similarities, spread
+from sreml_jax.retrieval.blocks import Blocks, dtype_on, rows_of_block, similarities, spread
 
 # Score of NaN embeddings: below any cosine, above the -inf of masked entries.
 _LOWEST = np.finfo(np.float32).min
@@ -52,7 +52,8 @@ def nearest(
     # For few queries, blocks of the gallery are longer: a block of similarities keeps its size.
     rows = Blocks(query, np.arange(len(query)), few, devices, alone=same)
     if few < size:
-        longest = max(size, min(size * size // few, _TILE_BYTES // (gallery.shape[1] * gallery.itemsize)))
+        width = gallery.shape[1] * dtype_on(devices[0].platform, gallery.dtype).itemsize
+        longest = max(size, min(size * size // few, _TILE_BYTES // width))
         size = min(longest, -(-len(gallery) // 16) * 16)
     columns = rows if same else Blocks(gallery, np.arange(len(gallery)), size, devices)
 

@@ -19,7 +19,8 @@ def members_beside_channels(x: jax.Array) -> jax.Array:
     """Returns x, [members, images, height, width, channels]; on a GPU its memory has members before channels.
 
     cuDNN's grouped convolution takes the channels of all members as one axis. Matrix products read and write
-    either order, so that with one order for all activations none is transposed.
+    either order, so that with one order for the members' activations none is transposed. Arrays of another
+    rank or of one member are returned as they are.
     """
     if x.ndim != 5 or len(x) == 1 or jax.default_backend() != 'gpu':
         return x

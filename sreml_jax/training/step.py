@@ -58,7 +58,7 @@ def narrow_kernels(params: dict[str, Any], dtype: Any) -> dict[str, Any] | None:
     """Returns {'members': ...}, the members' convolution kernels in `dtype` and None for other parameters.
 
     Without a dtype narrower than float32 returns None. The trunk's kernels stay: their gradient is summed
-    over devices in float32.
+    over the devices of 'member' in float32.
     """
     if dtype is None or jnp.dtype(dtype).itemsize >= 4:
         return None
@@ -112,7 +112,7 @@ def initial_state(
 
 
 def complete(state: TrainState, model: Ensemble) -> TrainState:
-    """Returns the state with its narrow kernels, if the model computes with any."""
+    """Returns the state with its `narrow_kernels`: None if the model computes in float32 or wider."""
     cast = jax.jit(narrow_kernels, static_argnums=1)
     return dataclasses.replace(state, kernels=cast(state.params, model.dtype))
 

@@ -81,6 +81,7 @@ def test_values_statistics_and_gradients_are_flaxs(train, dtype, then):
     jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-5), ours[1][1], expected[1][1])  # float32, always
 
 
+@pytest.mark.usefixtures('platform')
 def test_a_batch_shared_by_devices_is_one_batch():
     x = activations()
     module = BatchNorm(True, axis='data')
@@ -92,22 +93,33 @@ def test_a_batch_shared_by_devices_is_one_batch():
     jax.tree.map(lambda a, b: assert_allclose(a[1], b, 1e-5), changed, expected)
 
 
-@pytest.mark.parametrize(('dtype', 'relu'), [(jnp.float32, False), (jnp.float32, True), (jnp.bfloat16, True)])
-def test_what_is_kept_for_the_backward_pass_is_the_activation_alone(dtype, relu):
-    """Flax keeps the centered activations besides, and relu its result; both in float32."""
-    x = activations().astype(dtype)
+@pytest.mark.parametrize(
+    ('dtype', 'relu', 'shortcut'),
+    [
+        (jnp.float32, False, False),
+        *((dtype, True, shortcut) for dtype in (jnp.float32, jnp.bfloat16) for shortcut in (False, True)),
+    ],
+)
+def test_what_is_kept_for_the_backward_pass_has_the_dtype_of_the_computation(dtype, relu, shortcut):
+    """The activation alone, and after a shortcut the result, which the next convolution keeps as well.
 
+    Flax keeps the centered activations besides, in float32.
+    """
+    x, other = activations().astype(dtype), activations(3).astype(dtype) if shortcut else None
+
+    @jax.jit
     def forward(x):
-        module = BatchNorm(True, dtype=dtype)
-        return module.apply(variables(), x, relu=relu, mutable=['batch_stats'])[0]
+        def run(x):
+            module = BatchNorm(True, dtype=dtype)
+            return module.apply(variables(), x, other, relu=relu, mutable=['batch_stats'])[0]
 
-    kept = [
-        leaf for leaf in jax.tree.leaves(jax.jit(lambda x: jax.vjp(forward, x)[1])(x)) if leaf.size >= x.size
-    ]
-    assert kept
-    for leaf in kept:
-        assert leaf.dtype == dtype
-        np.testing.assert_array_equal(leaf, x)
+        return jax.vjp(run, x)
+
+    y, backward = forward(x)
+    kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.size >= x.size]
+    assert {leaf.dtype for leaf in kept} == {jnp.dtype(dtype)}
+    found = {np.asarray(leaf, np.float32).tobytes() for leaf in kept}
+    assert found == {np.asarray(array, np.float32).tobytes() for array in ([x, y] if shortcut else [x])}
 
 
 def test_a_shortcut_needs_relu():

@@ -1,8 +1,10 @@
 """The training step: the same on every mesh, Adam's update and the running statistics included."""
 
+import contextlib
 import functools
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +32,21 @@ ROUNDINGS = 2**20 * np.finfo(np.float64).eps
 BATCH = 8  # shared evenly by all meshes, as the 24 members are
 
 
+@contextlib.contextmanager
+def program_for(platform):
+    """What is traced here is the program for this platform; it is compiled for this machine."""
+    if platform == 'cpu':
+        yield
+        return
+    jax.clear_caches()  # no trace for another platform is taken for this one's
+    with mock.patch.object(jax, 'default_backend', lambda: platform):
+        yield
+    jax.clear_caches()
+
+
 @functools.cache
-def trajectory(model_type, data, member, member_conv='matmul'):
-    """What a few steps in float64 do on a data x member mesh.
+def trajectory(model_type, data, member, member_conv='matmul', platform='cpu'):
+    """What a few steps in float64 do on a data x member mesh, by the program for a platform, on this machine.
 
     Returns:
       Losses, the first step's gradient, parameters and statistics after the last step, and embeddings.
@@ -48,7 +62,8 @@ def trajectory(model_type, data, member, member_conv='matmul'):
         member_conv=member_conv,
         image_size=8,
     )
-    losses, gradient, state = mesh_table.trajectory(config, 'float64')
+    with program_for(platform):
+        losses, gradient, state = mesh_table.trajectory(config, 'float64')
     run = Run.of(config)
     with jax.enable_x64():
         images = sharding.put(
@@ -82,15 +97,15 @@ def few_blocks(monkeypatch):
 MESHES = [(1, 2), (2, 1), (1, 3), (2, 2), (4, 1), (2, 3), (1, 6), (1, 8), (2, 4), (8, 1)]
 
 
-MESHES = [('resnet18', data, member, 'matmul') for data, member in MESHES]
-MESHES += [('resnet50', 2, 3, 'matmul'), ('resnet50', 4, 1, 'matmul'), ('resnet50', 1, 8, 'matmul')]
-MESHES += [('resnet18', 2, 4, 'auto')]
+MESHES = [('resnet18', data, member, 'matmul', 'cpu') for data, member in MESHES]
+MESHES += [('resnet50', *mesh, 'matmul', 'cpu') for mesh in ((2, 3), (4, 1), (1, 8))]
+MESHES += [('resnet18', 2, 4, 'auto', 'cpu'), ('resnet18', 2, 2, 'auto', 'gpu')]
 
 
-@pytest.mark.parametrize(('model_type', 'data', 'member', 'conv'), MESHES)
-def test_a_result_does_not_depend_on_the_mesh(model_type, data, member, conv, few_blocks):
+@pytest.mark.parametrize(('model_type', 'data', 'member', 'conv', 'platform'), MESHES)
+def test_a_result_does_not_depend_on_the_mesh(model_type, data, member, conv, platform, few_blocks):
     """In float64: float32's rounding, which another processor does in another order, would hide faults."""
-    found = trajectory(model_type, data, member, conv)
+    found = trajectory(model_type, data, member, conv, platform)
     # One device convolves in the plain way: 'auto' is compared with it too.
     expected = trajectory(model_type, 1, 1)
     assert_same(found, expected)

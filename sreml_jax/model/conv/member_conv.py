@@ -121,7 +121,10 @@ convolve_members.defvjp(_members_forward, _members_backward)
 
 
 def _laid_out(activations: jax.Array, algorithm: str) -> jax.Array:
-    """An algorithm that the config forces runs on any device, in an exported file too."""
+    """Returns activations with members beside channels, for 'auto' only.
+
+    An exported file, which has a forced algorithm, would refuse the constraint.
+    """
     return members_beside_channels(activations) if algorithm == 'auto' else activations
 
 
