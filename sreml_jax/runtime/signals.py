@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -35,25 +37,25 @@ class Signals:
         """Ends the process at the second signal.
 
         A thread does so at once: `_handle` waits for as long as the main one is in a C call, as it is while
-        a program is compiled.
+        a program is compiled. It starts no timer: Python 3.12 refuses new threads at the program's end.
         """
-        count = 0
+        first = 0
+        grace_ends: float | None = None
         while True:
+            left = None if grace_ends is None else max(0, grace_ends - time.monotonic())
+            if not select.select([arrived], [], [], left)[0]:
+                grace_ends = None
+                if not self.received and not self._held:
+                    self._end(first)
+                continue
             for number in os.read(arrived, 64):
                 if signal.getsignal(number) != self._handle:  # another's, such as the web server's
                     continue
-                count += 1
-                if count == 2:
+                if first:
                     os._exit(128 + number)
                 if self._at_once:
                     self._end(number)
-                timer = threading.Timer(GRACE, self._end_unnoticed, (number,))
-                timer.daemon = True
-                timer.start()
-
-    def _end_unnoticed(self, number: int) -> None:
-        if not self.received and not self._held:
-            self._end(number)
+                first, grace_ends = number, time.monotonic() + GRACE
 
     def _end(self, number: int) -> NoReturn:
         os.write(2, b'stopped\n')

@@ -81,6 +81,15 @@ module.GRACE = 0.5
 send(signal.SIGTERM, 0.1)
 hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)
 """
+AT_THE_END = """
+def refuse(self):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+threading.Thread.start = refuse  # as Python 3.12 does
+with signals.held():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)
+signals.leave('saved')
+"""
 EVALUATE = """
 from sreml_jax.embedder import Embedder
 from support.checkpoints import untrained
@@ -98,8 +107,8 @@ embedder.split(dataset, 'test')
 
 def test_each_signal_ends_the_program_by_its_code_and_a_sentence(tmp_path):
     jobs = [{'code': BEGIN + work} for work in (SECOND, COMPILE, PREPARE, TRAIN, EVALUATE)]
-    jobs += [{'code': BEGIN + work} for work in (COMPILE_STEP, IN_C)]
-    second, compiling, preparing, training, evaluating, at_once, in_c = forked.run(tmp_path, jobs)
+    jobs += [{'code': BEGIN + work} for work in (COMPILE_STEP, IN_C, AT_THE_END)]
+    second, compiling, preparing, training, evaluating, at_once, in_c, ending = forked.run(tmp_path, jobs)
     assert second == [143, '', '']
     assert compiling == [130, '', 'stopped\n']
     assert preparing == [143, '', 'stopped\n']
@@ -113,3 +122,5 @@ def test_each_signal_ends_the_program_by_its_code_and_a_sentence(tmp_path):
     assert (code, errors.splitlines()[-1]) == (130, 'stopped')
     assert not list((tmp_path / 'begun').rglob('checkpoints/*'))
     assert in_c == [143, '', 'stopped\n']
+    code, _, errors = ending
+    assert (code, errors.splitlines()[2:]) == (130, ['saved'])
