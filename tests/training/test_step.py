@@ -1,6 +1,5 @@
 """The training step: the same on every mesh, Adam's update and the running statistics included."""
 
-import contextlib
 import functools
 import subprocess
 import sys
@@ -32,18 +31,6 @@ ROUNDINGS = 2**20 * np.finfo(np.float64).eps
 BATCH = 8  # shared evenly by all meshes, as the 24 members are
 
 
-@contextlib.contextmanager
-def program_for(platform):
-    """What is traced here is the program for this platform; it is compiled for this machine."""
-    if platform == 'cpu':
-        yield
-        return
-    jax.clear_caches()  # no trace for another platform is taken for this one's
-    with mock.patch.object(jax, 'default_backend', lambda: platform):
-        yield
-    jax.clear_caches()
-
-
 @functools.cache
 def trajectory(model_type, data, member, member_conv='matmul', platform='cpu'):
     """What a few steps in float64 do on a data x member mesh, by the program for a platform, on this machine.
@@ -62,7 +49,7 @@ def trajectory(model_type, data, member, member_conv='matmul', platform='cpu'):
         member_conv=member_conv,
         image_size=8,
     )
-    with program_for(platform):
+    with mock.patch.object(jax, 'default_backend', lambda: platform):
         losses, gradient, state = mesh_table.trajectory(config, 'float64')
     run = Run.of(config)
     with jax.enable_x64():
