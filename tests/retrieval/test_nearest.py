@@ -67,3 +67,20 @@ def test_no_queries_and_no_gallery():
     assert nearest(none, some, 2, same=False)[0].shape == (0, 2)
     assert nearest(some, none, 2, same=False)[0].shape == (3, 0)
     assert nearest(some[:1], some[:1], 2, same=True)[0].shape == (1, 0)
+
+
+@pytest.mark.parametrize(('dtype', 'rows'), [(np.float32, 2048), (np.float16, 2048), (np.int8, 8192)])
+def test_long_blocks_of_the_gallery_hold_the_bytes_that_a_cpu_gets(dtype, rows, monkeypatch):
+    """Of float16 these are float32's."""
+    made = []
+
+    class Noted(module.Blocks):
+        def __init__(self, x, order, rows, devices, **options):
+            made.append(rows)
+            super().__init__(x, order, rows, devices, **options)
+
+    monkeypatch.setattr(module, 'Blocks', Noted)
+    monkeypatch.setattr(module, '_TILE_BYTES', 2048 * 8 * 4)
+    gallery = np.ones((20_000, 8), dtype)
+    nearest(np.ones((1, 8), np.float32), gallery, 1, same=False, devices=jax.devices('cpu')[:1])
+    assert made == [16, rows]
