@@ -23,6 +23,7 @@ if LEVEL not in flags:
     if version('jaxlib').startswith('0.10.'):  # later ones have the new emitters alone
         os.environ['XLA_FLAGS'] += f' --{EMITTERS}=false'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['TRITON_INTERPRET'] = '1'  # see support/interpreter.py
 
 # Tracing makes many small objects that live: Python looks for circles among them a tenth of the time.
 gc.set_threshold(50_000)

@@ -11,6 +11,7 @@ gradient is taken, of x's dtype.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,19 @@ from jax.typing import DTypeLike
 from sreml_jax.runtime.sharding import agree
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def moments(x: jax.Array, narrow: DTypeLike) -> tuple[jax.Array, jax.Array]:
-    """Returns the means of x [..., channels] and of its square, [channels] each, of x's dtype."""
+Moments = tuple[jax.Array, jax.Array]
+
+
+class Convolved(NamedTuple):
+    """A convolution's output [..., channels], and its `moments`, in float32, which its kernel summed."""
+
+    output: jax.Array
+    moments: Moments
+
+
+def moments_of(x: jax.Array) -> Moments:
+    """Returns the means of x [..., channels] and of its square, [channels] each, of x's dtype or float32."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     pixels = tuple(range(x.ndim - 1))
     if jax.default_backend() == 'cpu':
         return x.mean(pixels), jnp.square(x).mean(pixels)
@@ -32,13 +43,19 @@ def moments(x: jax.Array, narrow: DTypeLike) -> tuple[jax.Array, jax.Array]:
     return sums[0] / _count(x), sums[1] / _count(x)
 
 
-def _moments_forward(x, narrow):
-    return moments(x, narrow), x.astype(narrow)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def moments(x: jax.Array, known: Moments | None, narrow: DTypeLike) -> Moments:
+    """Returns `moments_of` x, or those that are known already; with their derivative by x."""
+    return moments_of(x) if known is None else known
+
+
+def _moments_forward(x, known, narrow):
+    return moments(x, known, narrow), x.astype(narrow)
 
 
 def _moments_backward(narrow, x, gradients):
     mean, square = (gradient / _count(x) for gradient in gradients)
-    return (mean + square * (2 * x.astype(mean.dtype)),)
+    return mean + square * (2 * x.astype(mean.dtype)), None
 
 
 moments.defvjp(_moments_forward, _moments_backward)
@@ -91,6 +108,9 @@ def _relu_of_sum(x, factor, addend, shortcut, narrow, dtype):
 
 def _relu_of_sum_forward(x, factor, addend, shortcut, narrow, dtype):
     y = _relu_of_sum(x, factor, addend, shortcut, narrow, dtype)
+    if jax.default_backend() == 'gpu':
+        # XLA would also write the sum before relu, for products that apply it as they read.
+        y = lax.optimization_barrier(y)
     return y, (x.astype(narrow), factor, y)  # the next convolution keeps y too
 
 

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from sreml_jax.model import affine
+from sreml_jax.model.affine import Convolved, Moments
 
 MOMENTUM = 0.9  # torch's 0.1: the share of the running statistics that is kept
 EPSILON = 1e-5
@@ -34,7 +35,9 @@ class BatchNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, shortcut: jax.Array | None = None, *, relu: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array | Convolved, shortcut: jax.Array | None = None, *, relu: bool = False
+    ) -> jax.Array:
         """Normalizes x, [..., channels]; with `relu`, adds the shortcut and applies relu.
 
         Returns:
@@ -45,6 +48,7 @@ class BatchNorm(nn.Module):
         """
         if shortcut is not None and not relu:
             raise ValueError('a shortcut is added only before relu')
+        x, known = x if isinstance(x, Convolved) else (x, None)
         channels = x.shape[-1:]
         scale = self.param('scale', nn.initializers.ones, channels, jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, channels, jnp.float32)
@@ -54,7 +58,7 @@ class BatchNorm(nn.Module):
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = running_mean.value, running_var.value
         if self.train:
-            mean, var = _statistics(x, narrow, None if self.is_initializing() else self.axis)
+            mean, var = _statistics(x, known, narrow, None if self.is_initializing() else self.axis)
             if not self.is_initializing():
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var
@@ -65,8 +69,10 @@ class BatchNorm(nn.Module):
         return (x * factor + addend).astype(dtype)
 
 
-def _statistics(x: jax.Array, narrow: Any, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean and (biased) variance of each channel; see `affine` for `narrow`."""
-    moments = affine.moments(x, narrow)
+def _statistics(
+    x: jax.Array, known: Moments | None, narrow: Any, axis: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean and (biased) variance of each channel; see `affine` for `known` and `narrow`."""
+    moments = affine.moments(x, known, narrow)
     mean, square = lax.pmean(moments, axis) if axis else moments
     return mean, jnp.maximum(0, square - jnp.square(mean))

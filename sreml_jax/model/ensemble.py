@@ -113,7 +113,10 @@ class Ensemble(nn.Module):
             out_axes=1,
             axis_size=self.members,
         )
-        layers = layers._replace(convolution=functools.partial(member_conv.conv, algorithm=self.conv))
+        of_member = functools.partial(member_conv.conv, algorithm=self.conv)
+        if train and self.conv == 'auto':
+            of_member = member_conv.conv_and_moments
+        layers = layers._replace(convolution=of_member)
         # Initialization includes the classifier.
         classify = train or self.embedding == 'logits' or self.is_initializing()
         meta_classes = self.meta_classes if classify else None

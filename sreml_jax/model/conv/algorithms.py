@@ -14,7 +14,7 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from sreml_jax.model.conv import patches, taps, winograd
+from sreml_jax.model.conv import implicit, patches, taps, winograd
 from sreml_jax.model.conv.channel_blocks import ChannelBlocks
 from sreml_jax.model.conv.geometry import Geometry, is_shared
 
@@ -178,3 +178,6 @@ ALGORITHMS = {
     'taps': _by_blocks(Algorithm(_taps, _taps_input_gradient, _taps_kernel_gradient)),
     'winograd': _by_blocks(Algorithm(_winograd, _winograd_input_gradient, _winograd_kernel_gradient)),
 }
+
+# What only Hopper GPUs run, where `implicit.runs` says so. It is no choice of a config: 'auto' takes it.
+IMPLICIT = _by_blocks(Algorithm(implicit.forward, implicit.input_gradient, implicit.kernel_gradient))

@@ -23,6 +23,19 @@ everything else, which is NOT MEASURED: other sizes and widths, 1x1 convolutions
 batch sizes and other GPUs. Groups of channels (ResNeXt) are NOT MEASURED either: 'grouped' is one convolution
 in members x groups groups; of the candidates it moves the fewest bytes and compiles to the fewest kernels for
 an H100. `python launch/bench convs` measures both kinds of device.
+
+A Hopper GPU with jax-triton runs `implicit`, whose kernels gather patches as they multiply. A prototype of
+them (another compiler, members first in memory, no sums of the output) took on that H100:
+
+    3x3   128 -> 128, 32x32   0.36   0.35   0.36
+    3x3   256 -> 256, 16x16   0.33   0.30   0.28
+    3x3   512 -> 512, 8x8     0.34   0.31   0.32
+    3x3/2 128 -> 256, 16x16   0.20   0.39   0.18
+    3x3/2 256 -> 512, 8x8     0.18   0.30   0.17
+    1x1/2 128 -> 256, 16x16   0.07   0.16   0.05
+
+These kernels themselves are NOT MEASURED, nor is what the rule extends these rows to: groups, and the forward
+product of 1x1 convolutions of stride 1, where BatchNorm's sums save a pass over the output.
 """
 
 import math
@@ -68,3 +81,8 @@ def choose(
     if window == (1, 1) or stride > 1:
         return 'matmul'
     return 'grouped' if math.prod(size) >= GROUPED_FROM[product] * kernel[2] else 'matmul'
+
+
+def implicit(product: str, window: tuple[int, ...], stride: int) -> bool:
+    """Whether `implicit` runs this product wherever it can; see `choose` for the arguments."""
+    return window != (1, 1) or stride > 1 or product == 'forward'

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 from jax.custom_batching import custom_vmap
 
-from sreml_jax.model.conv import choice
-from sreml_jax.model.conv.algorithms import ALGORITHMS, Algorithm, Geometry, is_shared, plain
+from sreml_jax.model.conv import choice, implicit
+from sreml_jax.model.affine import Convolved, moments_of
+from sreml_jax.model.conv.algorithms import ALGORITHMS, IMPLICIT, Algorithm, Geometry, is_shared, plain
 from sreml_jax.runtime.sharding import agree
 from sreml_jax.runtime.xla import keep, members_beside_channels
 
@@ -55,6 +56,17 @@ def conv(
     return _with_member_rule(geometry, algorithm)(*agree(lhs, rhs))
 
 
+def conv_and_moments(
+    lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array | Convolved:  # fmt: skip
+    """Computes a convolution as 'auto' runs it, with its output's moments where `implicit` gives them."""
+    if not implicit.available():
+        return conv(lhs, rhs, window_strides, padding, **options)
+    geometry = _geometry(window_strides, padding, **options)
+    return Convolved(*_with_member_rule(geometry, 'auto', moments=True)(*agree(lhs, rhs)))
+
+
 def trunk_conv(
     lhs: jax.Array,
     rhs: jax.Array,
@@ -85,15 +97,23 @@ def _geometry(
 
 
 @functools.cache
-def _with_member_rule(geometry: Geometry, algorithm: str):
-    one = custom_vmap(lambda x, w: plain(x, w, geometry))
+def _with_member_rule(geometry: Geometry, algorithm: str, moments: bool = False):
+    def of_member(x, w):
+        y = plain(x, w, geometry)
+        return (y, moments_of(y)) if moments else y
+
+    one = custom_vmap(of_member)
 
     @one.def_vmap
     def rule(axis_size, in_batched, x, w):
         del axis_size
-        if in_batched[1]:
-            return convolve_members(x, w, geometry, algorithm), True
-        return jax.vmap(lambda x: plain(x, w, geometry))(x), True
+        if not in_batched[1]:
+            y = jax.vmap(lambda x: of_member(x, w))(x)
+        elif moments:
+            y = convolve_with_moments(x, w, geometry)
+        else:
+            y = convolve_members(x, w, geometry, algorithm)
+        return y, jax.tree.map(lambda _: True, y)
 
     return one
 
@@ -120,6 +140,28 @@ def _members_backward(geometry, algorithm, operands, dy):
 convolve_members.defvjp(_members_forward, _members_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_with_moments(x: jax.Array, w: jax.Array, geometry: Geometry):
+    """As `convolve_members` by 'auto'; also returns the output's moments, which have no derivative here."""
+    if _algorithm('forward', x, w, geometry, 'auto') is not IMPLICIT:
+        y = convolve_members(x, w, geometry, 'auto')
+        return y, jax.vmap(moments_of)(y)
+    y, *sums = implicit.forward_and_sums(x, w, geometry)
+    count = y.size // sums[0].size
+    return members_beside_channels(y), tuple(total / count for total in sums)
+
+
+def _moments_forward(x, w, geometry):
+    return convolve_with_moments(x, w, geometry), (x, w)
+
+
+def _moments_backward(geometry, operands, gradients):
+    return _members_backward(geometry, 'auto', operands, gradients[0])
+
+
+convolve_with_moments.defvjp(_moments_forward, _moments_backward)
+
+
 def _laid_out(activations: jax.Array, algorithm: str) -> jax.Array:
     """Returns activations with members beside channels, for 'auto' only.
 
@@ -132,5 +174,7 @@ def _algorithm(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, alg
     if algorithm == 'auto':
         size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
         kind = len(w), size, w.shape[1:], geometry.strides[0], geometry.groups, is_shared(x)
+        if implicit.runs(x, w, geometry) and choice.implicit(product, w.shape[1:3], geometry.strides[0]):
+            return IMPLICIT
         algorithm = choice.choose(jax.default_backend(), product, *kind)
     return ALGORITHMS[algorithm]

@@ -1,0 +1,125 @@
+"""Convolutions of all members as products whose patches are gathered while they are multiplied.
+
+One Triton kernel a product, for Hopper GPUs and bfloat16: nothing but operands and result is read and
+written. Activations are taken and given with members beside channels (`runtime.xla`). `algorithms` documents
+the operands. jax-triton, an extra, compiles the kernels.
+"""
+
+import functools
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+from sreml_jax.model.conv.channel_blocks import ChannelBlocks
+from sreml_jax.model.conv.geometry import Geometry, is_shared
+
+TILES = {'TILE_M': 128, 'TILE_N': 128, 'TILE_K': 64, 'num_warps': 8, 'num_stages': 3}
+SMALLEST = 32  # channels and features in a tile, and what their numbers are multiples of
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this process computes on a Hopper GPU and can compile the kernels."""
+    if jax.default_backend() != 'gpu' or getattr(jax.devices()[0], 'compute_capability', '') != '9.0':
+        return False
+    return importlib.util.find_spec('jax_triton') is not None
+
+
+def forward(x, w, g):
+    """Returns the output, [members, images, height, width, features]."""
+    return forward_and_sums(x, w, g)[0]
+
+
+def forward_and_sums(x, w, g, tiles=TILES):
+    """Returns the output, and float32 [members, features] sums of it and of its square."""
+    if g.groups > 1:
+        blocks = ChannelBlocks.of(w.shape, g.groups)
+        y, *sums = forward_and_sums(blocks.split(x), blocks.kernels(w), g._replace(groups=1), tiles)
+        return blocks.join(y), *(total.reshape(len(w), -1) for total in sums)
+    members, images, *image, channels = x.shape
+    size, features = g.output_size(image, w.shape[1:3]), w.shape[-1]
+    tiles = _fitting(tiles, TILE_N=features, TILE_K=channels)
+    tiles_m = -(-images * math.prod(size) // tiles['TILE_M'])
+    sums = jax.ShapeDtypeStruct((tiles_m, members, features), jnp.float32)
+    y = jax.ShapeDtypeStruct((images, *size, members, features), x.dtype)
+    y, *sums = _call(
+        'output', (_beside(x), w), (y, sums, sums), (tiles_m * (features // tiles['TILE_N']), members),
+        x.shape, size, w, g, tiles,
+    )  # fmt: skip
+    return _first(y), *(partial.sum(0) for partial in sums)
+
+
+def input_gradient(dy, w, x, g, tiles=TILES):
+    """Returns the gradient of x."""
+    members, images, *image, channels = x.shape
+    tiles = _fitting(tiles, TILE_N=channels, TILE_K=w.shape[-1])
+    (stride, _), size = g.strides, dy.shape[2:4]
+    tiles_m = -(-images * math.prod(-(-n // stride) for n in image) // tiles['TILE_M'])
+    dx = jax.ShapeDtypeStruct((images, *image, members, channels), dy.dtype)
+    grid = tiles_m * (channels // tiles['TILE_N']), members, stride**2
+    return _first(_call('input_gradient', (_beside(dy), w), (dx,), grid, x.shape, size, w, g, tiles)[0])
+
+
+def kernel_gradient(x, dy, w, g, tiles=TILES):
+    """Returns the gradient of w."""
+    members, *window, channels, features = w.shape
+    tiles = _fitting(tiles, TILE_M=channels, TILE_N=features)
+    count = math.prod(window) * (channels // tiles['TILE_M']) * (features // tiles['TILE_N'])
+    dw, size = jax.ShapeDtypeStruct(w.shape, dy.dtype), dy.shape[2:4]
+    operands = _beside(x), _beside(dy)
+    return _call('kernel_gradient', operands, (dw,), (count, members), x.shape, size, w, g, tiles)[0]
+
+
+def serves(dtype: Any) -> bool:
+    """Whether `auto` runs convolutions of this dtype by these kernels, where they fit."""
+    return available() and jnp.dtype(dtype) == jnp.bfloat16
+
+
+def runs(x: jax.Array, w: jax.Array, g: Geometry) -> bool:
+    """Whether the kernels are at hand and take these operands."""
+    members, _, _, channels, features = w.shape
+    fits = channels * g.groups % SMALLEST == features % SMALLEST == 0 and g.strides[0] == g.strides[1]
+    return members > 1 and fits and not is_shared(x) and serves(jnp.result_type(x, w))
+
+
+def _call(kernel, operands, results, grid, x_shape, size, w, g, tiles) -> list[jax.Array]:
+    members, images, height, width, channels = x_shape
+    sizes = {
+        'MEMBERS': members, 'IMAGES': images, 'IN_H': height, 'IN_W': width, 'OUT_H': size[0],
+        'OUT_W': size[1], 'CHANNELS': channels, 'FEATURES': w.shape[-1], 'KH': w.shape[1], 'KW': w.shape[2],
+        'STRIDE': g.strides[0], 'PAD_H': g.padding[0][0], 'PAD_W': g.padding[1][0],
+    }  # fmt: skip
+    found = _launch(kernel, operands, results, grid, sizes | tiles)
+    varying = tuple(sorted(jax.typeof(operands[0]).mat.varying))
+    return [jax.lax.pcast(result, varying, to='varying') for result in found]
+
+
+def _launch(kernel, operands, results, grid, constants) -> Sequence[jax.Array]:
+    """Runs one of `implicit_kernels`. Triton is imported by those alone who have the extra."""
+    import jax_triton
+
+    from sreml_jax.model.conv import implicit_kernels
+
+    return jax_triton.triton_call(
+        *operands, kernel=getattr(implicit_kernels, kernel), out_shape=results, grid=grid,
+        name=f'implicit_{kernel}', compute_capability=90, **constants,
+    )  # fmt: skip
+
+
+def _fitting(tiles: dict[str, int], **sizes: int) -> dict[str, int]:
+    """Returns the tiles with the largest sizes that divide these."""
+    return tiles | {name: math.gcd(size, tiles[name]) for name, size in sizes.items()}
+
+
+def _beside(x: jax.Array) -> jax.Array:
+    """[members, images, height, width, channels] -> [images, height, width, members, channels]."""
+    return x.transpose(1, 2, 3, 0, 4)
+
+
+def _first(x: jax.Array) -> jax.Array:
+    """Inverts `_beside`."""
+    return x.transpose(3, 0, 1, 2, 4)
