@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from sreml_jax.model import init
+from sreml_jax.model.conv import implicit
 from sreml_jax.model.cost import kept_bytes
 from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.run import model_of
@@ -43,12 +44,14 @@ def training_memory(
         return jax.tree_util.tree_map_with_path(share, tree)
 
     params, batch_stats = of_device(variables['params']), of_device(variables['batch_stats'])
-    gradients = size(params)
-    if model.remat and jax.default_backend() == 'gpu':
-        # XLA updates a stage before it computes the activations of earlier ones again.
-        gradients = max(size(stage) for part in params.values() for stage in part.values())
-    local = model.clone(members=model.members // member)
     kernels = size(jax.eval_shape(lambda params: narrow_kernels(params, model.dtype), params))
+    gradients, by_kernels = size(params), implicit.serves(model.dtype)
+    if by_kernels or (model.remat and jax.default_backend() == 'gpu'):
+        # XLA updates a stage before it computes the gradients of earlier ones.
+        gradients = max(size(stage) for part in params.values() for stage in part.values())
+    if by_kernels:
+        gradients //= 2  # they stay in bfloat16; XLA's ways need as much again for patches
+    local = model.clone(members=model.members // member)
     return {
         'parameters and statistics': size(params) + size(batch_stats),
         **({f'kernels in {model.dtype}': kernels} if kernels else {}),

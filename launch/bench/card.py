@@ -7,8 +7,8 @@ python launch/bench card --json=FILE --tiny                                  the
 Parts run one after another, the most valuable first, each in a process of its own with a time limit. A
 finished part is printed and kept at once, so a kill loses only the part under way. Tensorflow is not needed:
 the wheels jax[cuda13], flax, optax, orbax-checkpoint, ml-collections, matplotlib, pillow and tensorboardX
-suffice, with what they bring. The peers need torch and the input pipeline tensorflow; without them their
-parts are skipped.
+suffice, with what they bring; and jax-triton with triton for the kernels of Hopper GPUs. The peers need torch
+and the input pipeline tensorflow; without them their parts are skipped.
 """
 
 import argparse
@@ -98,16 +98,17 @@ def parts(args: argparse.Namespace) -> list[Part]:
         birds.append(Part('birds', ('birds', *flags, *few), 170))
     peer = (*step, '--peer=loop') if args.tiny else (*step, '--peer=graph,loop')
     found = [
-        Part('check', ('check', '--backbones=resnet18', *only), 50),
+        Part('check', ('check', '--backbones=resnet18', *(only or ('--algorithms=grouped,matmul',))), 50),
         Part('step resnet18', (*step, '--model_type=resnet18'), 60),
-        Part('peers of resnet18', peer, 70, needs='torch'),
-        *(Part(f'step {b}', (*step, f'--model_type={b}'), 60) for b in backbones[1:3]),
+        Part('peers of resnet18', peer, 80, needs='torch'),
         *birds,
         Part("recall at SOP's size", ('recall', *recall, '--repeats=1'), 40),
+        *(Part(f'step {b}', (*step, f'--model_type={b}'), 75) for b in backbones[1:3]),
+        Part("step resnet18, XLA's ways", (*step, '--xla_only'), 60),
         *(Part(f'flags: {name}', step, 40, flag) for name, flag in FLAGS.items()),
         Part('peer by vmap', (*step, '--peer=vmap'), 40, needs='torch'),
         Part('step resnet34', (*step, '--model_type=resnet34'), 60),
-        Part('check of other backbones', ('check', f'--backbones={",".join(backbones[1:])}', *only), 60),
+        Part('check of the rest', ('check', f'--backbones={",".join(backbones[1:])}', *only), 60),
     ]
     for b in backbones[:1] if args.tiny else backbones:
         flags = (f'--backbones={b}', f'--dtype={dtype}', *size, *only, '--repeats=1')

@@ -20,7 +20,8 @@ import numpy as np
 from jax import lax
 from measure import keep
 
-from sreml_jax.model.conv.algorithms import ALGORITHMS, Algorithm
+from sreml_jax.model.conv import implicit
+from sreml_jax.model.conv.algorithms import ALGORITHMS, IMPLICIT, Algorithm
 from sreml_jax.model.conv.geometry import Geometry
 from sreml_jax.model.resnet import BACKBONES
 from sreml_jax.training.loss import cross_entropy
@@ -28,7 +29,7 @@ from sreml_jax.training.loss import cross_entropy
 sys.path.append(str(Path(__file__).resolve().parents[2] / 'tests'))
 DTYPES = ('float32', 'bfloat16')
 BOUNDS = {'float32': 1e-3, 'bfloat16': 2e-2}
-MEMBERS, BATCH, SIZE, CHANNELS = 3, 2, 8, 16
+MEMBERS, BATCH, SIZE, CHANNELS = 3, 2, 8, 32
 GEOMETRIES = ((1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 4), (3, 2, 4))  # kernel, stride, groups
 
 
@@ -45,7 +46,7 @@ def main() -> None:
         for backbone in args.backbones.split(','):
             figures[name := f'golden {backbone} {dtype}'] = found = golden(backbone, dtype)
             print(f'{name}: {found}', flush=True)
-        for algorithm in args.algorithms.split(','):
+        for algorithm in (*args.algorithms.split(','), *(['implicit'] if implicit.available() else [])):
             figures[name := f'{algorithm} {dtype}'] = found = products(algorithm, dtype)
             print(f'{name}: {found}', flush=True)
     checked = {
@@ -85,7 +86,7 @@ def products(algorithm: str, dtype: str) -> dict[str, float]:
         kernel_shape = (MEMBERS, kernel, kernel, CHANNELS // groups, CHANNELS)
         shapes = [(MEMBERS, BATCH, SIZE, SIZE, CHANNELS), kernel_shape, (MEMBERS, BATCH, *side, CHANNELS)]
         x, w, dy = (jnp.asarray(random.standard_normal(shape), dtype) for shape in shapes)
-        found = all_products(ALGORITHMS[algorithm], g)(x, w, dy)
+        found = all_products((ALGORITHMS | {'implicit': IMPLICIT})[algorithm], g)(x, w, dy)
         for (product, expected), ours in zip(lax_products(x, w, dy, g).items(), found, strict=True):
             largest[product] = max(largest.get(product, 0), difference(ours, expected))
     return largest

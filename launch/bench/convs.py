@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from measure import alternate, keep, positive
 
-from sreml_jax.model.conv import choice, member_conv
-from sreml_jax.model.conv.algorithms import ALGORITHMS, Geometry
+from sreml_jax.model.conv import choice, implicit, member_conv
+from sreml_jax.model.conv.algorithms import ALGORITHMS, IMPLICIT, Geometry
 from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.model.resnet import BACKBONES
 
@@ -74,9 +74,9 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
     y_shape = (w_shape[0], args.batch, *size, w_shape[-1])
     x, w, dy = (jnp.asarray(rng.standard_normal(s, np.float32), dtype) for s in (x_shape, w_shape, y_shape))
     gflop = 2e-9 * np.prod(y_shape) * np.prod(w_shape[1:4])
-    algorithms = [
-        algorithm for algorithm in args.algorithms.split(',') if algorithm != 'winograd' or w_shape[1] == 3
-    ]
+    algorithms = [a for a in args.algorithms.split(',') if a != 'winograd' or w_shape[1] == 3]
+    by_kernels = implicit.runs(x, w, geometry)
+    algorithms += ['implicit'] * by_kernels
     kernel = 'x'.join(map(str, w_shape[1:3]))
     found = {
         'name': f'{kernel}/{geometry.strides[0]} {x_shape[-1]} -> {w_shape[-1]}, {geometry.groups} groups, '
@@ -92,7 +92,11 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
             'seconds': seconds,
             'gflop_per_s': {algorithm: gflop / s for algorithm, s in seconds.items()},
             'winner': min(seconds, key=seconds.get),
-            'auto': choice.choose(jax.default_backend(), product, *kind),
+            'auto': (
+                'implicit'
+                if by_kernels and choice.implicit(product, w_shape[1:3], geometry.strides[0], geometry.groups)
+                else choice.choose(jax.default_backend(), product, *kind)
+            ),
         }
     return found | {
         'forward_and_backward_seconds': {
@@ -107,7 +111,7 @@ def run(
     """Returns a function that runs one compiled product and waits for it."""
     names = {'forward': 'xw', 'input_gradient': 'dwx', 'kernel_gradient': 'xdw'}[product]
     arrays = {'x': x, 'w': w, 'd': dy}
-    gpu = jax.default_backend() == 'gpu'
+    gpu, known = jax.default_backend() == 'gpu', ALGORITHMS | {'implicit': IMPLICIT}
     # As the step holds activations there: with members beside channels, see `members_beside_channels`.
     beside = [gpu and name != 'w' and arrays[name].ndim == 5 for name in names]
     operands = [
@@ -117,7 +121,7 @@ def run(
 
     def convolve(*operands):
         given = [x.transpose(3, 0, 1, 2, 4) if b else x for x, b in zip(operands, beside, strict=True)]
-        y = getattr(ALGORITHMS[algorithm], product)(*given, geometry)
+        y = getattr(known[algorithm], product)(*given, geometry)
         return y.transpose(1, 2, 3, 0, 4) if gpu and product != 'kernel_gradient' and y.ndim == 5 else y
 
     compiled = jax.jit(convolve)

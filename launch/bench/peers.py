@@ -20,8 +20,8 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
-def start(name: str, args: argparse.Namespace, run: Run) -> Callable[[], None]:
-    """Starts the peer's process; returns a function that runs one step of it to its end."""
+def start(name: str, args: argparse.Namespace, run: Run, in_a_row: int = 1) -> Callable[[], None]:
+    """Starts the peer's process; returns a function that runs so many steps of it to their end."""
     import peer_steps
 
     if args.width != 64:
@@ -46,7 +46,7 @@ def start(name: str, args: argparse.Namespace, run: Run) -> Callable[[], None]:
 
     def once() -> None:
         try:
-            requests.send(True)
+            requests.send(in_a_row)
             requests.recv()
         except (EOFError, ConnectionError):
             raise SystemExit(

@@ -4,13 +4,15 @@ python launch/bench step --peer=loop,graph,vmap               48 members of resn
 python launch/bench step --peer=loop --members=4 --size=128   small enough for a CPU
 python launch/bench step --data_dir=DIR ...                   with the real pipeline beside it
 
-Every figure is a median over steps that alternate, PyTorch's in a process of its own.
+Every figure is a median over steps that alternate, PyTorch's in a process of its own. A GPU runs `IN_A_ROW`
+steps, ours and PyTorch's, before it is waited for, as training does not wait for each.
 """
 
 import argparse
+import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from measure import PeakMemory, alternate, keep, positive
 from ml_collections import ConfigDict
 
 from sreml_jax.configs import default
-from sreml_jax.model.conv import member_conv
+from sreml_jax.model.conv import implicit, member_conv
 from sreml_jax.model.cost import forward_flops
 from sreml_jax.model.resnet import BACKBONES
 from sreml_jax.needs import device_memory
@@ -29,6 +31,7 @@ from sreml_jax.run import Run
 from sreml_jax.runtime import sharding as meshes
 from sreml_jax.training import optimizer, step
 
+IN_A_ROW = 5 if jax.default_backend() == 'gpu' else 1
 CLASSES = 1000  # of the random labels; more than any --data_dir here has
 
 
@@ -44,6 +47,7 @@ def main() -> None:
     p.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto')
     p.add_argument('--conv', choices=member_conv.CHOICES, default='auto')
     p.add_argument('--remat', action='store_true')
+    p.add_argument('--xla_only', action='store_true', help="without Triton's kernels, where there are any")
     p.add_argument('--repeats', type=positive, default=5)
     p.add_argument(
         '--peer', nargs='?', const=('loop',), default=(), type=peers.names,
@@ -54,6 +58,8 @@ def main() -> None:
     args = p.parse_args()
     if args.peer:
         os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # PyTorch shares the card
+    if args.xla_only:
+        implicit.available = lambda: False
     config = config_of(args)
     run = Run.of(config)
     with PeakMemory() as memory:
@@ -62,13 +68,14 @@ def main() -> None:
     figures, runs = once.figures, {'ours': once}
     if args.data_dir:
         runs['with the pipeline'] = with_pipeline(run, once)
-    runs |= {name: peers.start(name, args, run) for name in args.peer}
-    seconds = alternate(runs, args.repeats)
+    runs |= {name: peers.start(name, args, run, IN_A_ROW) for name in args.peer}
+    seconds = {name: s / IN_A_ROW for name, s in alternate(runs, args.repeats).items()}
     product = matmul_rate(run.model.dtype)
     flops = 3 * forward_flops(run.model, args.size) * args.batch
     figures |= {
         'device': jax.devices()[0].device_kind,
         'dtype': str(run.model.dtype),
+        "Triton's kernels": implicit.serves(run.model.dtype),
         'step seconds': round(seconds['ours'], 4),
         'images/s': round(args.batch / seconds['ours'], 1),
         'TFLOP a step, by the model': round(flops / 1e12, 3),
@@ -139,14 +146,15 @@ class Step:
             held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
             self.figures['GiB of the compiled step'] = round((held + sizes.temp_size_in_bytes) / 2**30, 2)
 
-    def __call__(self, *batch: jax.Array) -> None:
-        """Runs one step to its end, on (images, labels) or on random ones."""
-        self._state, metrics = self._compiled(self._state, *(batch or self._batch), self._table)
+    def __call__(self, batches: Iterable[list[jax.Array]] | None = None) -> None:
+        """Runs `IN_A_ROW` steps to their end, on batches (images, labels) or on a random one."""
+        for batch in itertools.islice(batches or itertools.repeat(self._batch), IN_A_ROW):
+            self._state, metrics = self._compiled(self._state, *batch, self._table)
         jax.block_until_ready((self._state, metrics))
 
 
 def with_pipeline(run: Run, once: Step) -> Callable[[], None]:
-    """Returns the step on the next batch of the run's own pipeline."""
+    """Returns the steps on the next batches of the run's own pipeline."""
     from sreml_jax import data
     from sreml_jax.train import on_device
 
@@ -154,7 +162,7 @@ def with_pipeline(run: Run, once: Step) -> Callable[[], None]:
     batches = on_device(dataset.train_batches(run.config.batch_size, 1000, 0), run)
     for _ in range(dataset.steps_per_epoch(run.config.batch_size)):
         next(batches)  # an epoch, after which images that fit are kept in memory
-    return lambda: once(*next(batches))
+    return lambda: once(batches)
 
 
 def matmul_rate(dtype: jnp.dtype) -> float:

@@ -88,5 +88,5 @@ def test_killed_half_way_it_has_kept_what_was_finished(tmp_path):
             os.killpg(int(part), signal.SIGKILL)
     record = json.loads(kept.read_text())
     assert record['parts']["recall at SOP's size"]['state'] == 'done'
-    assert record['not started'] == ['check of other backbones']
+    assert record['not started'] == ['check of the rest']
     assert [path.name for path in tmp_path.iterdir()] == ['card.json']

@@ -3,9 +3,13 @@
 tests/conftest.py chooses it, before Triton is imported. It has no products of bfloat16.
 """
 
+import threading
+
 import jax
 import numpy as np
 import pytest
+
+LOCK = threading.Lock()  # XLA calls back from several threads, and the interpreter has one state
 
 
 def launch(kernel, operands, results, grid, constants):
@@ -19,7 +23,8 @@ def launch(kernel, operands, results, grid, constants):
         found = [torch.full(result.shape, float('nan')) for result in results]
         found = [f.to(getattr(torch, r.dtype.name)) for f, r in zip(found, results, strict=True)]
         given = [torch.from_numpy(np.array(x)) for x in arrays]
-        getattr(implicit_kernels, kernel)[grid](*given, *found, **constants)
+        with LOCK:
+            getattr(implicit_kernels, kernel)[grid](*given, *found, **constants)
         return [f.numpy() for f in found]
 
     return jax.pure_callback(run, list(results), *operands)

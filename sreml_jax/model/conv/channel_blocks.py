@@ -28,9 +28,12 @@ class ChannelBlocks(NamedTuple):
     groups: int
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], groups: int) -> 'ChannelBlocks':
-        """Returns the blocks of kernels of this shape, [members, kh, kw, channels / groups, features]."""
-        together = math.gcd(groups, max(1, CHANNELS // shape[3]))
+    def of(cls, shape: tuple[int, ...], groups: int, channels: int = CHANNELS) -> 'ChannelBlocks':
+        """Returns the blocks of kernels of this shape, [members, kh, kw, channels / groups, features].
+
+        channels: the fewest in a block.
+        """
+        together = math.gcd(groups, max(1, channels // shape[3]))
         return cls(shape[0], groups // together, together)
 
     def split(self, x: jax.Array) -> jax.Array:

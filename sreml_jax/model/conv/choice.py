@@ -24,18 +24,21 @@ batch sizes and other GPUs. Groups of channels (ResNeXt) are NOT MEASURED either
 in members x groups groups; of the candidates it moves the fewest bytes and compiles to the fewest kernels for
 an H100. `python launch/bench convs` measures both kinds of device.
 
-A Hopper GPU with jax-triton runs `implicit`, whose kernels gather patches as they multiply. A prototype of
-them (another compiler, members first in memory, no sums of the output) took on that H100:
+A Hopper GPU with jax-triton runs `implicit`, whose kernels gather patches as they multiply and sum the output
+for BatchNorm. On an H200, on the same day, milliseconds of kernels (by jax.profiler) in the same setting; the
+forward column of 'matmul' and 'grouped' is with XLA's pass over the output for its moments:
 
-    3x3   128 -> 128, 32x32   0.36   0.35   0.36
-    3x3   256 -> 256, 16x16   0.33   0.30   0.28
-    3x3   512 -> 512, 8x8     0.34   0.31   0.32
-    3x3/2 128 -> 256, 16x16   0.20   0.39   0.18
-    3x3/2 256 -> 512, 8x8     0.18   0.30   0.17
-    1x1/2 128 -> 256, 16x16   0.07   0.16   0.05
+    convolution               implicit             matmul (1x1) or grouped
+    3x3   128 -> 128, 32x32   0.33   0.36   0.27
+    3x3   256 -> 256, 16x16   0.31   0.33   0.25
+    3x3   512 -> 512, 8x8     0.30   0.32   0.30
+    1x1   128 -> 512, 32x32   0.41                 0.90, with transposes that the step may not need
+    1x1   256 -> 1024, 16x16  0.25                 0.45, likewise
+    1x1   1024 -> 256, 16x16  0.17                 0.25
+    3x3   32 groups of 8      (0.69) (0.46) (0.73) 0.66   0.51   0.38
 
-These kernels themselves are NOT MEASURED, nor is what the rule extends these rows to: groups, and the forward
-product of 1x1 convolutions of stride 1, where BatchNorm's sums save a pass over the output.
+The last row was with blocks of 32 channels, and host's times for the gradients; blocks of 64 are NOT MEASURED.
+What the rules extend these rows to is NOT MEASURED either.
 """
 
 import math
@@ -83,6 +86,8 @@ def choose(
     return 'grouped' if math.prod(size) >= GROUPED_FROM[product] * kernel[2] else 'matmul'
 
 
-def implicit(product: str, window: tuple[int, ...], stride: int) -> bool:
+def implicit(product: str, window: tuple[int, ...], stride: int, groups: int) -> bool:
     """Whether `implicit` runs this product wherever it can; see `choose` for the arguments."""
+    if groups > 1:
+        return product != 'kernel_gradient'
     return window != (1, 1) or stride > 1 or product == 'forward'

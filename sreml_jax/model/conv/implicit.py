@@ -19,6 +19,7 @@ from sreml_jax.model.conv.geometry import Geometry, is_shared
 
 TILES = {'TILE_M': 128, 'TILE_N': 128, 'TILE_K': 64, 'num_warps': 8, 'num_stages': 3}
 SMALLEST = 32  # channels and features in a tile, and what their numbers are multiples of
+BLOCK = 64  # channels in a block of groups: as many rows as one instruction of a Hopper GPU takes
 
 
 @functools.cache
@@ -37,7 +38,7 @@ def forward(x, w, g):
 def forward_and_sums(x, w, g, tiles=TILES):
     """Returns the output, and float32 [members, features] sums of it and of its square."""
     if g.groups > 1:
-        blocks = ChannelBlocks.of(w.shape, g.groups)
+        blocks = ChannelBlocks.of(w.shape, g.groups, BLOCK)
         y, *sums = forward_and_sums(blocks.split(x), blocks.kernels(w), g._replace(groups=1), tiles)
         return blocks.join(y), *(total.reshape(len(w), -1) for total in sums)
     members, images, *image, channels = x.shape

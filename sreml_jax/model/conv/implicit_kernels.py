@@ -20,7 +20,8 @@ def output(
 ):  # fmt: skip
     """y from x and w: TILE_M pixels, TILE_N features; and the tile's sums of each feature and of its square.
 
-    sums, squares: float32 [tiles of pixels, members, features].
+    sums, squares: float32 [tiles of pixels, members, features]. The tile has features as rows: a thread then
+    holds many pixels of few features, and sums them without the others.
     """
     tiles_n: tl.constexpr = FEATURES // TILE_N
     blocks: tl.constexpr = CHANNELS // TILE_K
@@ -30,22 +31,22 @@ def output(
     k = tl.arange(0, TILE_K)
     inside = p < IMAGES * OUT_H * OUT_W
     n, top, left = p // (OUT_H * OUT_W), p // OUT_W % OUT_H * STRIDE - PAD_H, p % OUT_W * STRIDE - PAD_W
-    total = tl.zeros((TILE_M, TILE_N), tl.float32)
+    total = tl.zeros((TILE_N, TILE_M), tl.float32)
     for step in range(0, KH * KW * blocks):
         tap, c = step // blocks, step % blocks * TILE_K + k
         row, column = top + tap // KW, left + tap % KW
         seen = inside & (row >= 0) & (row < IN_H) & (column >= 0) & (column < IN_W)
         pixel = ((n * IN_H + row) * IN_W + column) * MEMBERS + m
-        a = tl.load(x + pixel[:, None] * CHANNELS + c[None, :], mask=seen[:, None], other=0.0)
-        b = tl.load(w + ((m * KH * KW + tap) * CHANNELS + c)[:, None] * FEATURES + f[None, :])
+        a = tl.load(w + ((m * KH * KW + tap) * CHANNELS + c)[None, :] * FEATURES + f[:, None])
+        b = tl.load(x + pixel[None, :] * CHANNELS + c[:, None], mask=seen[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision='ieee')
     rounded = total.to(y.dtype.element_ty)
-    tl.store(y + (p * MEMBERS + m)[:, None] * FEATURES + f[None, :], rounded, mask=inside[:, None])
+    tl.store(y + (p * MEMBERS + m)[None, :] * FEATURES + f[:, None], rounded, mask=inside[None, :])
     # Pixels beyond the last are zero.
     wide = rounded.to(tl.float32)
     at = (tile // tiles_n * MEMBERS + m) * FEATURES + f
-    tl.store(sums + at, tl.sum(wide, 0))
-    tl.store(squares + at, tl.sum(wide * wide, 0))
+    tl.store(sums + at, tl.sum(wide, 1))
+    tl.store(squares + at, tl.sum(wide * wide, 1))
 
 
 @triton.jit

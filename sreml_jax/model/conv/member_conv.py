@@ -174,7 +174,8 @@ def _algorithm(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, alg
     if algorithm == 'auto':
         size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
         kind = len(w), size, w.shape[1:], geometry.strides[0], geometry.groups, is_shared(x)
-        if implicit.runs(x, w, geometry) and choice.implicit(product, w.shape[1:3], geometry.strides[0]):
+        rule = product, w.shape[1:3], geometry.strides[0], geometry.groups
+        if implicit.runs(x, w, geometry) and choice.implicit(*rule):
             return IMPLICIT
         algorithm = choice.choose(jax.default_backend(), product, *kind)
     return ALGORITHMS[algorithm]
