@@ -4,8 +4,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 jax=jax
+extras=${1:-}
 command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1 && jax='jax[cuda13]'
-wanted=.venv/installed-$(cat requirements.txt pyproject.toml launch/setup.sh | cksum | cut -d' ' -f1)-$jax-${1:-run}
+if [ "$jax" != jax ] && nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -x '9\.0' >/dev/null; then
+  extras=${extras:+$extras,}hopper # H100, H200: with the kernels written for them
+fi
+wanted=.venv/installed-$(cat requirements.txt pyproject.toml launch/setup.sh | cksum | cut -d' ' -f1)-$jax-${extras:-run}
 [ -e "$wanted" ] && exit 0
 
 python=
@@ -19,6 +23,5 @@ done
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 echo "installing into .venv ($("$python" --version))"
-extra=; [ "${1:-}" = test ] && extra='[test]'
-.venv/bin/pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed "$jax" --editable ".$extra"
+.venv/bin/pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed "$jax" --editable ".${extras:+[$extras]}"
 touch "$wanted"

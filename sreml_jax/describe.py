@@ -38,7 +38,8 @@ def describe(config: ConfigDict) -> str:
             for name, layer in sorted(layers.items(), key=lambda item: LAYERS.index(item[0]))
         ]
     data, member = mesh_shape(config)
-    memory = training_memory(model, variables, data, member, config.batch_size, config.image_size)
+    sizes = config.batch_size, config.image_size, bool(config.skip_nonfinite)
+    memory = training_memory(model, variables, data, member, *sizes)
     lines += [
         '',
         f'{"parameters, total":<26}{count(params):>16,}',

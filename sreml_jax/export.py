@@ -74,6 +74,6 @@ def function(embedder: Embedder) -> Callable[[Mapping[str, jax.Array], jax.Array
     def embed_images(weights, images):
         variables = traverse_util.unflatten_dict(weights, sep='/')
         found = embeddings(model, variables, normalize(images, embedder.mean, embedder.std))
-        return embedder.pca(found, embedder.dimensions) if embedder.pca else found
+        return embedder.pca.traced(found, embedder.dimensions) if embedder.pca else found
 
     return embed_images

@@ -26,13 +26,23 @@ def on_device(config: ConfigDict) -> dict[str, int]:
     """Returns what a training step holds on each device of the config's mesh, in bytes by kind."""
     model = model_of(config)
     shape = mesh_shape(config)
-    return training_memory(model, init.shapes(model), *shape, config.batch_size, config.image_size)
+    sizes = config.batch_size, config.image_size, bool(config.skip_nonfinite)
+    return training_memory(model, init.shapes(model), *shape, *sizes)
 
 
 def training_memory(
-    model: Ensemble, variables: dict[str, Any], data: int, member: int, batch_size: int, image_size: int
+    model: Ensemble,
+    variables: dict[str, Any],
+    data: int,
+    member: int,
+    batch_size: int,
+    image_size: int,
+    skips: bool = False,
 ) -> dict[str, int]:
-    """Returns what a training step holds on each device of a data x member mesh, in bytes by kind."""
+    """Returns what a training step holds on each device of a data x member mesh, in bytes by kind.
+
+    skips: an update may be skipped, so that it waits for all gradients.
+    """
 
     def of_device(tree):
         def share(path, x):
@@ -45,13 +55,14 @@ def training_memory(
 
     params, batch_stats = of_device(variables['params']), of_device(variables['batch_stats'])
     kernels = size(jax.eval_shape(lambda params: narrow_kernels(params, model.dtype), params))
-    gradients, by_kernels = size(params), implicit.serves(model.dtype)
-    if by_kernels or (model.remat and jax.default_backend() == 'gpu'):
+    local = model.clone(members=model.members // member)
+    gradients = size(params)
+    by_kernels = local.members > 1 and model.conv == 'auto' and implicit.serves(model.dtype)
+    if not skips and (by_kernels or (model.remat and jax.default_backend() == 'gpu')):
         # XLA updates a stage before it computes the gradients of earlier ones.
         gradients = max(size(stage) for part in params.values() for stage in part.values())
     if by_kernels:
         gradients //= 2  # they stay in bfloat16; XLA's ways need as much again for patches
-    local = model.clone(members=model.members // member)
     return {
         'parameters and statistics': size(params) + size(batch_stats),
         **({f'kernels in {model.dtype}': kernels} if kernels else {}),

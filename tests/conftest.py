@@ -5,6 +5,7 @@ need not compile again, and LLVM does not optimize: what it makes faster runs on
 write the code of its fusions in half of the time of the new ones. launch/test_matrix.sh compiles as users do.
 """
 
+import contextlib
 import gc
 import os
 import shutil
@@ -24,6 +25,8 @@ if LEVEL not in flags:
         os.environ['XLA_FLAGS'] += f' --{EMITTERS}=false'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['TRITON_INTERPRET'] = '1'  # see support/interpreter.py
+with contextlib.suppress(ModuleNotFoundError):
+    import triton  # noqa: F401  Triton 3.7 and later end a process that has tensorflow already
 
 # Tracing makes many small objects that live: Python looks for circles among them a tenth of the time.
 gc.set_threshold(50_000)

@@ -20,7 +20,7 @@ from unittest import mock
 
 import jax
 import numpy as np
-from measure import keep, positive
+from measure import keep, keep_so_far, positive
 from PIL import Image
 
 from sreml_jax.configs import default
@@ -52,24 +52,36 @@ def main() -> None:
         config = config_of(args)
         with clock(seconds, 'training'):
             train(config, Path(folder) / 'run', dataset, Signals())
+        figures = of_training(dataset, args, seconds)
+        keep_so_far(figures, args)
         signal.set_wakeup_fd(-1)
         with clock(seconds, 'evaluation'):
             found = evaluate(config, Path(folder) / 'run', dataset, thorough=True)
+    figures['seconds'] = rounded(seconds)
+    figures['Recall'] = {str(k): round(value, 4) for k, value in found.recall.items()}
+    keep(figures, args)
+
+
+def of_training(dataset: ArrayDataset, args: argparse.Namespace, seconds: dict[str, float]) -> dict:
+    """Returns the figures of the training, whose seconds `timed` has."""
     steps = args.epochs * dataset.steps_per_epoch(args.batch)
     running = seconds['training'] - seconds['training: compilation'] - seconds['training: saves']
-    figures = {
+    return {
         'device': jax.devices()[0].device_kind,
         'train images': len(dataset.labels['train']),
         'queries': len(dataset.labels['test']),
         'steps': steps,
-        'seconds': {name: round(value, 2) for name, value in seconds.items()},
+        'seconds': rounded(seconds),
         'images/s of training, compilation and saves included': round(
             steps * args.batch / seconds['training'], 1
         ),
         'images/s of training without them': round(steps * args.batch / running, 1),
-        'Recall': {str(k): round(value, 4) for k, value in found.recall.items()},
     }
-    keep(figures, args)
+
+
+def rounded(seconds: dict[str, float]) -> dict[str, float]:
+    """Returns the seconds to hundredths."""
+    return {name: round(value, 2) for name, value in seconds.items()}
 
 
 def config_of(args: argparse.Namespace):

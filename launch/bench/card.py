@@ -65,6 +65,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     wanted = tuple(args.parts.split(','))
     chosen = [part for part in parts(args) if part.name.startswith(wanted)]
+    if any(part.name == 'peers of resnet18' and is_there(part) for part in chosen):
+        chosen = [part for part in chosen if part.name != 'step resnet18']  # the peers' has ours too
     record: dict = {'minutes': args.minutes, 'parts': {}, 'not started': [part.name for part in chosen]}
     end = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as folder:
@@ -98,12 +100,12 @@ def parts(args: argparse.Namespace) -> list[Part]:
         birds.append(Part('birds', ('birds', *flags, *few), 170))
     peer = (*step, '--peer=loop') if args.tiny else (*step, '--peer=graph,loop')
     found = [
-        Part('check', ('check', '--backbones=resnet18', *(only or ('--algorithms=grouped,matmul',))), 50),
+        Part('check', ('check', '--backbones=resnet18', *(only or ('--algorithms=grouped,matmul',))), 60),
         Part('step resnet18', (*step, '--model_type=resnet18'), 60),
-        Part('peers of resnet18', peer, 80, needs='torch'),
+        Part('peers of resnet18', peer, 130, needs='torch'),
         *birds,
-        Part("recall at SOP's size", ('recall', *recall, '--repeats=1'), 40),
-        *(Part(f'step {b}', (*step, f'--model_type={b}'), 75) for b in backbones[1:3]),
+        Part("recall at SOP's size", ('recall', *recall, '--repeats=1'), 70),
+        *(Part(f'step {b}', (*step, f'--model_type={b}'), 90) for b in backbones[1:3]),
         Part("step resnet18, XLA's ways", (*step, '--xla_only'), 60),
         *(Part(f'flags: {name}', step, 40, flag) for name, flag in FLAGS.items()),
         Part('peer by vmap', (*step, '--peer=vmap'), 40, needs='torch'),
@@ -119,9 +121,14 @@ def parts(args: argparse.Namespace) -> list[Part]:
     return found
 
 
+def is_there(part: Part) -> bool:
+    """Whether the package that the part needs is installed."""
+    return importlib.util.find_spec(part.needs) is not None
+
+
 def run(part: Part, limit: float, folder: Path) -> dict:
     """Returns what the part kept; its output goes to the terminal as it comes."""
-    if importlib.util.find_spec(part.needs) is None:
+    if not is_there(part):
         return {'state': f'skipped, {part.needs} is not installed', 'seconds': 0}
     kept, log = folder / 'figures.json', folder / 'log'
     kept.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Compiles the training step for a GPU that this machine lacks, and counts its kernels, bytes and memory.
 
-python -m venv gpu-venv && gpu-venv/bin/pip install '.[cuda]'     5 GB, in its own environment
+python -m venv gpu-venv && gpu-venv/bin/pip install '.[hopper]'   7 GB, in its own environment
 gpu-venv/bin/python launch/bench compile --card=h100 --model_type=resnet18
 
 XLA's GPU compiler needs only a description of the card. The result is the program that the card would run,
@@ -11,6 +11,7 @@ H100 within a fifth; concatenations and slices took up to twice that (2026-11-27
 
 import argparse
 import collections
+import importlib.util
 import itertools
 import os
 import time
@@ -25,7 +26,7 @@ from kernels import Kernel, kernels, part_of
 from measure import keep, positive
 
 from sreml_jax.configs import default
-from sreml_jax.model.conv import member_conv
+from sreml_jax.model.conv import implicit, member_conv
 from sreml_jax.model.cost import forward_flops
 from sreml_jax.model.resnet import BACKBONES
 from sreml_jax.needs import device_memory
@@ -71,12 +72,17 @@ def main() -> None:
     p.add_argument('--dtype', choices=('float32', 'bfloat16'), default='bfloat16')
     p.add_argument('--conv', choices=member_conv.CHOICES, default='auto')
     p.add_argument('--remat', action='store_true')
+    p.add_argument('--xla_only', action='store_true', help="without Triton's kernels, which '.[hopper]' has")
     p.add_argument('--top', type=positive, default=16, help='lines of each table')
     p.add_argument('--json', help='keep the figures in this file')
     args = p.parse_args()
     card = CARDS[args.card]
     device = absent_device(card)
-    with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):  # the model asks for it
+    by_kernels = not args.xla_only and importlib.util.find_spec('jax_triton') is not None
+    with (
+        mock.patch.object(jax, 'default_backend', lambda: 'gpu'),  # the model asks for both
+        mock.patch.object(implicit, 'available', lambda: by_kernels),
+    ):
         config = config_of(args)
         begin = time.perf_counter()
         compiled = compile_step(config, device)
@@ -91,6 +97,7 @@ def main() -> None:
         parts[part_of(kernel.where)] += kernel.nbytes / 1e9
     total = sum(parts.values())
     figures = {
+        "Triton's kernels": by_kernels and args.conv == 'auto' and args.dtype == 'bfloat16',
         'seconds to trace and compile': round(seconds, 1),
         'kernels': len(found),
         'GB': round(total, 1),

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from measure import alternate, keep, positive
 
-from sreml_jax.model.conv import choice, implicit, member_conv
-from sreml_jax.model.conv.algorithms import ALGORITHMS, IMPLICIT, Geometry
+from sreml_jax.model.conv import implicit, member_conv
+from sreml_jax.model.conv.algorithms import ALGORITHMS, KNOWN, Geometry
 from sreml_jax.model.ensemble import Ensemble
 from sreml_jax.model.resnet import BACKBONES
 
@@ -75,15 +75,13 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
     x, w, dy = (jnp.asarray(rng.standard_normal(s, np.float32), dtype) for s in (x_shape, w_shape, y_shape))
     gflop = 2e-9 * np.prod(y_shape) * np.prod(w_shape[1:4])
     algorithms = [a for a in args.algorithms.split(',') if a != 'winograd' or w_shape[1] == 3]
-    by_kernels = implicit.runs(x, w, geometry)
-    algorithms += ['implicit'] * by_kernels
+    algorithms += ['implicit'] * implicit.runs(x, w, geometry)
     kernel = 'x'.join(map(str, w_shape[1:3]))
     found = {
         'name': f'{kernel}/{geometry.strides[0]} {x_shape[-1]} -> {w_shape[-1]}, {geometry.groups} groups, '
         f'output {size[0]}x{size[1]}' + (', shared images' if len(x_shape) == 4 else ''),
         'x': x_shape, 'w': w_shape, 'strides': geometry.strides, 'groups': geometry.groups, 'gflop': gflop,
     }  # fmt: skip
-    kind = w_shape[0], size, w_shape[1:], geometry.strides[0], geometry.groups, len(x_shape) == 4
     for product in PRODUCTS:
         seconds = alternate(
             {name: run(name, product, x, w, dy, geometry) for name in algorithms}, args.repeats
@@ -92,11 +90,7 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
             'seconds': seconds,
             'gflop_per_s': {algorithm: gflop / s for algorithm, s in seconds.items()},
             'winner': min(seconds, key=seconds.get),
-            'auto': (
-                'implicit'
-                if by_kernels and choice.implicit(product, w_shape[1:3], geometry.strides[0], geometry.groups)
-                else choice.choose(jax.default_backend(), product, *kind)
-            ),
+            'auto': member_conv.automatic(product, x, w, geometry),
         }
     return found | {
         'forward_and_backward_seconds': {
@@ -111,7 +105,7 @@ def run(
     """Returns a function that runs one compiled product and waits for it."""
     names = {'forward': 'xw', 'input_gradient': 'dwx', 'kernel_gradient': 'xdw'}[product]
     arrays = {'x': x, 'w': w, 'd': dy}
-    gpu, known = jax.default_backend() == 'gpu', ALGORITHMS | {'implicit': IMPLICIT}
+    gpu = jax.default_backend() == 'gpu'
     # As the step holds activations there: with members beside channels, see `members_beside_channels`.
     beside = [gpu and name != 'w' and arrays[name].ndim == 5 for name in names]
     operands = [
@@ -121,7 +115,7 @@ def run(
 
     def convolve(*operands):
         given = [x.transpose(3, 0, 1, 2, 4) if b else x for x, b in zip(operands, beside, strict=True)]
-        y = getattr(known[algorithm], product)(*given, geometry)
+        y = getattr(KNOWN[algorithm], product)(*given, geometry)
         return y.transpose(1, 2, 3, 0, 4) if gpu and product != 'kernel_gradient' and y.ndim == 5 else y
 
     compiled = jax.jit(convolve)

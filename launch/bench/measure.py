@@ -73,6 +73,11 @@ def positive(text: str) -> int:
 
 def keep(figures: dict, args: argparse.Namespace) -> None:
     """Prints the figures as one JSON line, and writes them to `args.json` if it is set."""
+    print(json.dumps(keep_so_far(figures, args)))
+
+
+def keep_so_far(figures: dict, args: argparse.Namespace) -> dict:
+    """Writes the figures to `args.json` if it is set, should the rest take too long; returns their record."""
     ours = ('jax', 'jaxlib', 'flax', 'tensorflow-cpu', 'pillow', 'numpy')
     packages = (*ours, 'torch', 'pytorch-metric-learning', 'faiss-cpu')
     record = {
@@ -83,9 +88,9 @@ def keep(figures: dict, args: argparse.Namespace) -> None:
         'arguments': {k: v for k, v in vars(args).items() if k != 'json'},
         'figures': figures,
     }
-    print(json.dumps(record))
     if args.json:
         write(Path(args.json), record)
+    return record
 
 
 def write(path: Path, record: dict) -> None:

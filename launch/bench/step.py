@@ -4,8 +4,8 @@ python launch/bench step --peer=loop,graph,vmap               48 members of resn
 python launch/bench step --peer=loop --members=4 --size=128   small enough for a CPU
 python launch/bench step --data_dir=DIR ...                   with the real pipeline beside it
 
-Every figure is a median over steps that alternate, PyTorch's in a process of its own. A GPU runs `IN_A_ROW`
-steps, ours and PyTorch's, before it is waited for, as training does not wait for each.
+Every figure is a median over steps that alternate, PyTorch's in a process of its own. A GPU runs five
+steps in a row, ours and PyTorch's, before it is waited for, as training does not wait for each.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import peers
 from kernels import kernels
-from measure import PeakMemory, alternate, keep, positive
+from measure import PeakMemory, alternate, keep, keep_so_far, positive
 from ml_collections import ConfigDict
 
 from sreml_jax.configs import default
@@ -31,7 +31,6 @@ from sreml_jax.run import Run
 from sreml_jax.runtime import sharding as meshes
 from sreml_jax.training import optimizer, step
 
-IN_A_ROW = 5 if jax.default_backend() == 'gpu' else 1
 CLASSES = 1000  # of the random labels; more than any --data_dir here has
 
 
@@ -68,29 +67,45 @@ def main() -> None:
     figures, runs = once.figures, {'ours': once}
     if args.data_dir:
         runs['with the pipeline'] = with_pipeline(run, once)
-    runs |= {name: peers.start(name, args, run, IN_A_ROW) for name in args.peer}
-    seconds = {name: s / IN_A_ROW for name, s in alternate(runs, args.repeats).items()}
-    product = matmul_rate(run.model.dtype)
     flops = 3 * forward_flops(run.model, args.size) * args.batch
+    product = matmul_rate(run.model.dtype)
     figures |= {
         'device': jax.devices()[0].device_kind,
         'dtype': str(run.model.dtype),
-        "Triton's kernels": implicit.serves(run.model.dtype),
-        'step seconds': round(seconds['ours'], 4),
-        'images/s': round(args.batch / seconds['ours'], 1),
+        "Triton's kernels": run.model.conv == 'auto' and implicit.serves(run.model.dtype),
         'TFLOP a step, by the model': round(flops / 1e12, 3),
-        'TFLOP/s': round(flops / seconds['ours'] / 1e12, 3),
         'matmul TFLOP/s': round(product / 1e12, 3),
-        'of the matmul rate': round(flops / seconds['ours'] / product, 3),
         'GiB predicted by describe': round(device_memory(config) / 2**30, 2),
     }
-    if args.data_dir:
-        figures['longer with the pipeline'] = round(seconds['with the pipeline'] / seconds['ours'] - 1, 3)
-    figures |= peers.figures({name: seconds[name] for name in args.peer}, seconds['ours'], args.batch)
-    figures |= memory.figures()
+
+    def time_all() -> None:
+        seconds = {name: s / in_a_row() for name, s in alternate(runs, args.repeats).items()}
+        figures.update(of_ours(seconds, flops, product, args.batch) | memory.figures())
+        theirs = {name: seconds[name] for name in args.peer if name in seconds}
+        figures.update(peers.figures(theirs, seconds['ours'], args.batch))
+
+    if args.peer:
+        time_all()
+        keep_so_far(figures, args)
+        runs |= {name: peers.start(name, args, run, in_a_row()) for name in args.peer}
+    time_all()
     for name, value in figures.items():
         print(f'{name:<32}{value}', flush=True)
     keep(figures, args)
+
+
+def of_ours(seconds: dict[str, float], flops: float, product: float, batch: int) -> dict[str, float]:
+    """Returns the figures of our step: `seconds` by run, operations a step and a second of a product."""
+    ours = seconds['ours']
+    figures = {
+        'step seconds': round(ours, 4),
+        'images/s': round(batch / ours, 1),
+        'TFLOP/s': round(flops / ours / 1e12, 3),
+        'of the matmul rate': round(flops / ours / product, 3),
+    }
+    if 'with the pipeline' in seconds:
+        figures['longer with the pipeline'] = round(seconds['with the pipeline'] / ours - 1, 3)
+    return figures
 
 
 def config_of(args: argparse.Namespace) -> ConfigDict:
@@ -110,6 +125,11 @@ def config_of(args: argparse.Namespace) -> ConfigDict:
     if args.data_dir:
         config.update(data_name='folder', data_dir=args.data_dir)
     return config
+
+
+def in_a_row() -> int:
+    """Returns how many steps run before they are waited for. The first call starts the device."""
+    return 5 if jax.default_backend() == 'gpu' else 1
 
 
 class Step:
@@ -147,8 +167,8 @@ class Step:
             self.figures['GiB of the compiled step'] = round((held + sizes.temp_size_in_bytes) / 2**30, 2)
 
     def __call__(self, batches: Iterable[list[jax.Array]] | None = None) -> None:
-        """Runs `IN_A_ROW` steps to their end, on batches (images, labels) or on a random one."""
-        for batch in itertools.islice(batches or itertools.repeat(self._batch), IN_A_ROW):
+        """Runs `in_a_row` steps to their end, on batches (images, labels) or on a random one."""
+        for batch in itertools.islice(batches or itertools.repeat(self._batch), in_a_row()):
             self._state, metrics = self._compiled(self._state, *batch, self._table)
         jax.block_until_ready((self._state, metrics))
 

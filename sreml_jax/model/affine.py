@@ -10,37 +10,15 @@ gradient is taken, of x's dtype.
 """
 
 import functools
-import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from sreml_jax.model.conv import implicit
+from sreml_jax.model.conv.moments import Moments, moments_of, values
 from sreml_jax.runtime.sharding import agree
-
-
-Moments = tuple[jax.Array, jax.Array]
-
-
-class Convolved(NamedTuple):
-    """A convolution's output [..., channels], and its `moments`, in float32, which its kernel summed."""
-
-    output: jax.Array
-    moments: Moments
-
-
-def moments_of(x: jax.Array) -> Moments:
-    """Returns the means of x [..., channels] and of its square, [channels] each, of x's dtype or float32."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    pixels = tuple(range(x.ndim - 1))
-    if jax.default_backend() == 'cpu':
-        return x.mean(pixels), jnp.square(x).mean(pixels)
-    # In one reduction, for XLA would read x twice.
-    zero = jnp.zeros((), x.dtype)
-    sums = lax.reduce((x, jnp.square(x)), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), pixels)
-    return sums[0] / _count(x), sums[1] / _count(x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -54,16 +32,11 @@ def _moments_forward(x, known, narrow):
 
 
 def _moments_backward(narrow, x, gradients):
-    mean, square = (gradient / _count(x) for gradient in gradients)
+    mean, square = (gradient / values(x) for gradient in gradients)
     return mean + square * (2 * x.astype(mean.dtype)), None
 
 
 moments.defvjp(_moments_forward, _moments_backward)
-
-
-def _count(x):
-    """The number of values of a channel."""
-    return math.prod(x.shape[:-1])
 
 
 def relu(
@@ -108,8 +81,8 @@ def _relu_of_sum(x, factor, addend, shortcut, narrow, dtype):
 
 def _relu_of_sum_forward(x, factor, addend, shortcut, narrow, dtype):
     y = _relu_of_sum(x, factor, addend, shortcut, narrow, dtype)
-    if jax.default_backend() == 'gpu':
-        # XLA would also write the sum before relu, for products that apply it as they read.
+    if implicit.serves(narrow):
+        # Kernels read y. For products, which can apply relu as they read, XLA would write its argument too.
         y = lax.optimization_barrier(y)
     return y, (x.astype(narrow), factor, y)  # the next convolution keeps y too
 

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from sreml_jax.model import affine
-from sreml_jax.model.affine import Convolved, Moments
+from sreml_jax.model.conv.moments import Convolved, Moments
 
 MOMENTUM = 0.9  # torch's 0.1: the share of the running statistics that is kept
 EPSILON = 1e-5

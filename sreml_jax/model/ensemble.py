@@ -113,10 +113,10 @@ class Ensemble(nn.Module):
             out_axes=1,
             axis_size=self.members,
         )
-        of_member = functools.partial(member_conv.conv, algorithm=self.conv)
+        of_members: Any = functools.partial(member_conv.conv, algorithm=self.conv)
         if train and self.conv == 'auto':
-            of_member = member_conv.conv_and_moments
-        layers = layers._replace(convolution=of_member)
+            of_members = member_conv.conv_and_moments
+        layers = layers._replace(convolution=of_members)
         # Initialization includes the classifier.
         classify = train or self.embedding == 'logits' or self.is_initializing()
         meta_classes = self.meta_classes if classify else None

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from sreml_jax.model.batch_norm import BatchNorm
+from sreml_jax.model.conv.moments import Convolved
 from sreml_jax.runtime.xla import keep
 
 
@@ -41,14 +42,15 @@ class Layers(NamedTuple):
       train: BatchNorm uses the batch's statistics and updates the running ones.
       axis: name of the mapped axis that shares the batch, or None.
       dtype: of the computation; None takes the dtype of parameters and inputs.
-      convolution: replaces `lax.conv_general_dilated`, or None.
+      convolution: replaces `lax.conv_general_dilated`, or None. What it returns goes to `norm`, so it may be
+        `conv.moments.Convolved`.
       remat: compute a block's activations again in the backward pass instead of keeping them.
     """
 
     train: bool
     axis: str | None = None
     dtype: Any = None
-    convolution: Callable[..., jax.Array] | None = None
+    convolution: Callable[..., jax.Array | Convolved] | None = None
     remat: bool = False
 
     def conv(self, name: str, features: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sreml_jax.runtime.xla import BY_LIBRARY
+
 _MOST_ROWS = 2048  # per block; on a CPU, 512 is a fifth slower
 _LEAST_ROWS = 480  # per block, on a CPU; an accelerator takes `_MOST_ROWS`, to start fewer kernels
 _LEAST_BLOCKS = 20  # diagonal blocks compute each pair twice; more blocks waste less
@@ -117,8 +119,7 @@ def rows_of_block(lengths: Sequence[int], width: int, itemsize: int, platform: s
     return -(-even // 16) * 16
 
 
-@jax.jit
-def similarities(query: jax.Array, gallery: jax.Array) -> jax.Array:
+def dot_products(query: jax.Array, gallery: jax.Array) -> jax.Array:
     """Returns all dot products of [q, d] and [g, d] as float32 [q, g].
 
     Products and sums are in full float32 (no TF32). Two bfloat16 arrays are multiplied directly: float32
@@ -135,6 +136,9 @@ def similarities(query: jax.Array, gallery: jax.Array) -> jax.Array:
         precision=lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
+
+
+similarities = jax.jit(dot_products, compiler_options=BY_LIBRARY)
 
 
 def spread(

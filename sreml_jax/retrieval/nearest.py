@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sreml_jax.retrieval.blocks import Blocks, dtype_on, rows_of_block, similarities, spread
+from sreml_jax.retrieval.blocks import Blocks, dot_products, dtype_on, rows_of_block, spread
+from sreml_jax.runtime.xla import BY_LIBRARY
 
 # Score of NaN embeddings: below any cosine, above the -inf of masked entries.
 _LOWEST = np.finfo(np.float32).min
@@ -76,7 +77,7 @@ def nearest(
     return index, similarity
 
 
-@functools.partial(jax.jit, static_argnames='k')
+@functools.partial(jax.jit, static_argnames='k', compiler_options=BY_LIBRARY)
 def _first(query, gallery, real, diagonal, k):
     """Returns the similarities and columns of each row's k nearest in one block of the gallery.
 
@@ -85,7 +86,7 @@ def _first(query, gallery, real, diagonal, k):
       diagonal: queries and gallery are the same block.
       k: neighbors.
     """
-    s = similarities(query, gallery)
+    s = dot_products(query, gallery)
     column, row = jnp.arange(s.shape[1])[None], jnp.arange(s.shape[0])[:, None]
     s = jnp.where(s == 0, 0.0, s)  # top_k puts -0 after 0
     s = jnp.where(jnp.isnan(s), _LOWEST, s)

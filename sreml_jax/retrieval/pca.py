@@ -12,6 +12,7 @@ from scipy import linalg
 
 from sreml_jax.runtime import files
 from sreml_jax.runtime.errors import UserError
+from sreml_jax.runtime.xla import BY_LIBRARY
 
 FILES = {
     'logits': 'shrinking.npz',
@@ -38,6 +39,10 @@ class PCA(NamedTuple):
     def __call__(self, embeddings: jax.typing.ArrayLike, dimensions: int) -> jax.Array:
         """Reduces float32 [images, d] to [images, dimensions], rows of unit length."""
         return _reduced(embeddings, self.mean, self.axes[:dimensions])
+
+    def traced(self, embeddings: jax.Array, dimensions: int) -> jax.Array:
+        """As a call, within a program that is being compiled."""
+        return _of_unit_length(embeddings, self.mean, self.axes[:dimensions])
 
     def digest(self, dimensions: int) -> str:
         """Returns a hash of what reduces embeddings to so many dimensions."""
@@ -136,12 +141,14 @@ def load(
     return pca
 
 
-@jax.jit
-def _whitened(embeddings, mean, axes):
+def _centered(embeddings, mean, axes):
     return jnp.matmul(embeddings - mean, axes.T, precision='highest')
 
 
-@jax.jit
-def _reduced(embeddings, mean, axes):
-    x = _whitened(embeddings, mean, axes)
+def _of_unit_length(embeddings, mean, axes):
+    x = _centered(embeddings, mean, axes)
     return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+_whitened = jax.jit(_centered, compiler_options=BY_LIBRARY)
+_reduced = jax.jit(_of_unit_length, compiler_options=BY_LIBRARY)

@@ -12,6 +12,7 @@ from jax import lax
 from sreml_jax.retrieval.blocks import Blocks, once_per_device, spread
 from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.runtime import hosts
+from sreml_jax.runtime.xla import BY_LIBRARY
 
 # Similarities of two blocks, by member and by subset: near a CPU's caches; few kernels on an accelerator.
 _CPU_TILE_BYTES, _TILE_BYTES = 2**23, 2**28
@@ -86,7 +87,7 @@ def _rows(longest: int, values: int, platform: str) -> int:
     return -(-even // 16) * 16
 
 
-@functools.partial(jax.jit, static_argnames='both')
+@functools.partial(jax.jit, static_argnames='both', compiler_options=BY_LIBRARY)
 def _best(query, gallery, row_labels, column_labels, weights, diagonal, both):
     """Returns each row's, and if `both` each column's, greatest similarity to a match and to a wrong image.
 

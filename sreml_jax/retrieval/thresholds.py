@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sreml_jax.retrieval.blocks import Blocks, once_per_device, rows_of_block, similarities, spread
+from sreml_jax.retrieval.blocks import Blocks, dot_products, once_per_device, rows_of_block, spread
 from sreml_jax.retrieval.protocol import Protocol
 from sreml_jax.runtime import hosts
+from sreml_jax.runtime.xla import BY_LIBRARY
 
 ACCEPTED = (0.01, 0.02, 0.05, 0.1, 0.2)  # shares of false accepts that a table shows
 
@@ -195,10 +196,10 @@ def _counts(threshold: float, own: np.ndarray, other: np.ndarray) -> tuple[int, 
     )
 
 
-@functools.partial(jax.jit, static_argnames='both')
+@functools.partial(jax.jit, static_argnames='both', compiler_options=BY_LIBRARY)
 def _best(query, gallery, row_labels, column_labels, diagonal, both):
     """Returns float32 [2, rows] and, if `both`, [2, columns]: the best match's and wrong one's similarity."""
-    s = similarities(query, gallery)
+    s = dot_products(query, gallery)
     s = jnp.where(jnp.isnan(s), -jnp.inf, s)
     match = row_labels[:, None] == column_labels[None]
     itself = diagonal & jnp.eye(match.shape[0], match.shape[1], dtype=bool)

@@ -1,4 +1,4 @@
-"""Barriers and options for XLA on a CPU, and the order of activations in a GPU's memory.
+"""Barriers and options for XLA on a CPU; on a GPU, the order of activations and whose products run.
 
 A CPU's compiler computes fused activations again in every consumer: the sums of a stage's shortcuts are added
 again for every convolution and every transposed copy. A fusion barrier prevents this, provided that the
@@ -8,6 +8,10 @@ compiler does not drop barriers before it fuses.
 import jax
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
+
+# Options for `jax.jit`: a GPU multiplies by cuBLAS. For products in full float32, XLA would compile dozens of
+# kernels of its own to time them, each for seconds. Other devices ignore the option.
+BY_LIBRARY = {'xla_gpu_enable_triton_gemm': False}
 
 
 def keep(x: jax.Array) -> jax.Array:

@@ -3,12 +3,14 @@
 import argparse
 import importlib
 import json
+import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from support.paths import ROOT
 from support.tiny import tiny_config
 
 from sreml_jax.model.conv.algorithms import ALGORITHMS, Geometry
@@ -42,6 +44,50 @@ def test_step_beside_pytorch(tmp_path, monkeypatch):
     fastest = found['fastest PyTorch']
     assert rates[fastest] == max(rates.values()) > 0
     assert found['times as fast as the fastest'] == found[f'times as fast as PyTorch {fastest}'] > 0
+
+
+def test_a_peer_that_dies_leaves_what_is_ours(tmp_path, monkeypatch):
+    pytest.importorskip('torch', reason='torch is not installed')
+
+    def die(*_):
+        raise SystemExit('error: the PyTorch process ended')
+
+    monkeypatch.setattr('peers.start', die)
+    small = ('--members=8', '--size=32', '--batch=2', '--conv=grouped', '--peer=loop')
+    with pytest.raises(SystemExit, match='PyTorch process ended'):
+        figures('step', tmp_path, monkeypatch, *small)
+    kept = json.loads((tmp_path / 'kept' / 'figures.json').read_text())['figures']
+    assert kept['images/s'] > 0 and 'PyTorch loop images/s' not in kept
+
+
+def test_steps_in_a_row_are_counted(tmp_path, monkeypatch):
+    step, steps = importlib.import_module('step'), []
+
+    def six_seconds(runs, _):
+        for run in runs.values():
+            run()
+        return dict.fromkeys(runs, 6.0)
+
+    monkeypatch.setattr(step, 'in_a_row', lambda: 3)
+    monkeypatch.setattr(step, 'alternate', six_seconds)
+    monkeypatch.setattr(jax, 'block_until_ready', lambda found: steps.append(int(found[0].step)))
+    small = ('--members=8', '--width=4', '--size=32', '--batch=4', '--conv=grouped')
+    found = figures('step', tmp_path, monkeypatch, *small)
+    assert steps == [3, 6]  # once to warm up, once timed
+    assert (found['step seconds'], found['images/s']) == (2.0, 2.0)
+
+
+def test_the_device_is_started_after_its_settings():
+    """PyTorch shares the card only if JAX is told so before it starts."""
+    asks = 'import step, jax; from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())'
+    told = subprocess.run(
+        [sys.executable, '-c', asks],
+        cwd=ROOT / 'launch' / 'bench',
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split()[-1] == 'False'
 
 
 def peer_of(**fields):

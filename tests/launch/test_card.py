@@ -1,6 +1,7 @@
 """`python launch/bench card`: its parts in small, on a CPU; what time limits and kills leave behind."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -69,6 +70,13 @@ def test_a_part_that_fails_is_named_and_the_next_one_runs(tmp_path):
     assert code == 1 and failed['state'] == 'failed with exit code 1'
     assert 'error: no pictures in /nowhere' in failed['said']
     assert done['state'] == 'done'
+
+
+def test_the_peers_part_has_ours_too(tmp_path):
+    _, _, record = run(tmp_path / 'card.json', '--parts=step resnet18,peers', '--minutes=0')
+    with_torch = importlib.util.find_spec('torch') is not None
+    alone = [] if with_torch else ['step resnet18']
+    assert record['not started'] == [*alone, 'peers of resnet18', "step resnet18, XLA's ways"]
 
 
 def test_killed_half_way_it_has_kept_what_was_finished(tmp_path):

@@ -18,6 +18,7 @@ def launch(kernel, operands, results, grid, constants):
 
     def run(*arrays):
         import torch
+
         from sreml_jax.model.conv import implicit_kernels
 
         found = [torch.full(result.shape, float('nan')) for result in results]

@@ -179,7 +179,6 @@ ALGORITHMS = {
     'winograd': _by_blocks(Algorithm(_winograd, _winograd_input_gradient, _winograd_kernel_gradient)),
 }
 
-# What only Hopper GPUs run, where `implicit.runs` says so. It is no choice of a config: 'auto' takes it.
-IMPLICIT = _by_blocks(
-    Algorithm(implicit.forward, implicit.input_gradient, implicit.kernel_gradient), implicit.BLOCK
-)
+# With what only Hopper GPUs run, where `implicit.runs` says so. It is no choice of a config: 'auto' takes it.
+_KERNELS = Algorithm(implicit.forward, implicit.input_gradient, implicit.kernel_gradient)
+KNOWN = ALGORITHMS | {'implicit': _by_blocks(_KERNELS, implicit.BLOCK)._replace(forward=implicit.forward)}

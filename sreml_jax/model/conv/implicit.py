@@ -6,9 +6,13 @@ the operands. jax-triton, an extra, compiles the kernels.
 """
 
 import functools
+import importlib
 import importlib.util
+import logging
 import math
+import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -17,17 +21,34 @@ from jax import numpy as jnp
 from sreml_jax.model.conv.channel_blocks import ChannelBlocks
 from sreml_jax.model.conv.geometry import Geometry, is_shared
 
+log = logging.getLogger(__name__)
+
 TILES = {'TILE_M': 128, 'TILE_N': 128, 'TILE_K': 64, 'num_warps': 8, 'num_stages': 3}
 SMALLEST = 32  # channels and features in a tile, and what their numbers are multiples of
+MOST = 2**31  # numbers in an operand or result: places in memory are int32
 BLOCK = 64  # channels in a block of groups: as many rows as one instruction of a Hopper GPU takes
 
 
 @functools.cache
 def available() -> bool:
-    """Whether this process computes on a Hopper GPU and can compile the kernels."""
+    """Whether this process has a Hopper GPU and can compile the kernels; the log says what is missing."""
     if jax.default_backend() != 'gpu' or getattr(jax.devices()[0], 'compute_capability', '') != '9.0':
         return False
-    return importlib.util.find_spec('jax_triton') is not None
+    if not all(map(importlib.util.find_spec, ('triton', 'jax_triton'))):
+        log.info("pip install 'sreml_jax[hopper]' brings this GPU faster convolutions")
+        return False
+    if 'tensorflow' in sys.modules and not (installed := version('triton')).startswith('3.6.'):
+        log.warning(
+            'XLA runs the convolutions, for Triton %s ends a process that has tensorflow: '
+            "pip install 'sreml_jax[hopper]' brings another one", installed
+        )  # fmt: skip
+        return False
+    try:
+        importlib.import_module('jax_triton')
+    except Exception as error:  # it reaches into jax, of which it may know another version
+        log.warning('jax-triton cannot be used, so XLA runs the convolutions: %s', error)
+        return False
+    return True
 
 
 def forward(x, w, g):
@@ -82,9 +103,15 @@ def serves(dtype: Any) -> bool:
 
 def runs(x: jax.Array, w: jax.Array, g: Geometry) -> bool:
     """Whether the kernels are at hand and take these operands."""
-    members, _, _, channels, features = w.shape
-    fits = channels * g.groups % SMALLEST == features % SMALLEST == 0 and g.strides[0] == g.strides[1]
-    return members > 1 and fits and not is_shared(x) and serves(jnp.result_type(x, w))
+    members, *window, channels, features = w.shape
+    if members == 1 or is_shared(x) or not serves(jnp.result_type(x, w)):
+        return False
+    blocks = ChannelBlocks.of(w.shape, g.groups, BLOCK)
+    pixels = x.shape[1] * math.prod(g.output_size(x.shape[2:4], tuple(window)))
+    if max(x.size, blocks.groups * w.size, members * pixels * features) >= MOST:
+        return False
+    fits = channels * blocks.groups % SMALLEST == features // blocks.blocks % SMALLEST == 0
+    return fits and g.strides[0] == g.strides[1]
 
 
 def _call(kernel, operands, results, grid, x_shape, size, w, g, tiles) -> list[jax.Array]:

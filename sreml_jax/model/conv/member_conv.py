@@ -14,8 +14,8 @@ import jax
 from jax.custom_batching import custom_vmap
 
 from sreml_jax.model.conv import choice, implicit
-from sreml_jax.model.affine import Convolved, moments_of
-from sreml_jax.model.conv.algorithms import ALGORITHMS, IMPLICIT, Algorithm, Geometry, is_shared, plain
+from sreml_jax.model.conv.algorithms import ALGORITHMS, KNOWN, Algorithm, Geometry, is_shared, plain
+from sreml_jax.model.conv.moments import Convolved, moments_of
 from sreml_jax.runtime.sharding import agree
 from sreml_jax.runtime.xla import keep, members_beside_channels
 
@@ -143,7 +143,7 @@ convolve_members.defvjp(_members_forward, _members_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_with_moments(x: jax.Array, w: jax.Array, geometry: Geometry):
     """As `convolve_members` by 'auto'; also returns the output's moments, which have no derivative here."""
-    if _algorithm('forward', x, w, geometry, 'auto') is not IMPLICIT:
+    if automatic('forward', x, w, geometry) != 'implicit':
         y = convolve_members(x, w, geometry, 'auto')
         return y, jax.vmap(moments_of)(y)
     y, *sums = implicit.forward_and_sums(x, w, geometry)
@@ -171,11 +171,14 @@ def _laid_out(activations: jax.Array, algorithm: str) -> jax.Array:
 
 
 def _algorithm(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str) -> Algorithm:
-    if algorithm == 'auto':
-        size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
-        kind = len(w), size, w.shape[1:], geometry.strides[0], geometry.groups, is_shared(x)
-        rule = product, w.shape[1:3], geometry.strides[0], geometry.groups
-        if implicit.runs(x, w, geometry) and choice.implicit(*rule):
-            return IMPLICIT
-        algorithm = choice.choose(jax.default_backend(), product, *kind)
-    return ALGORITHMS[algorithm]
+    return KNOWN[automatic(product, x, w, geometry) if algorithm == 'auto' else algorithm]
+
+
+def automatic(product: str, x: jax.Array, w: jax.Array, geometry: Geometry) -> str:
+    """Returns the key of `algorithms.KNOWN` by which 'auto' runs a product (see `choice.choose`) here."""
+    stride, groups = geometry.strides[0], geometry.groups
+    if implicit.runs(x, w, geometry) and choice.implicit(product, w.shape[1:3], stride, groups):
+        return 'implicit'
+    size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
+    kind = len(w), size, w.shape[1:], stride, groups, is_shared(x)
+    return choice.choose(jax.default_backend(), product, *kind)

@@ -1,17 +1,22 @@
 """The Triton kernels, interpreted on a CPU, beside `lax`; and a model whose convolutions they run."""
 
 import functools
+import sys
+import types
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from support import interpreter
 
 from sreml_jax.model import resnet
+from sreml_jax.model.batch_norm import BatchNorm
 from sreml_jax.model.conv import choice, implicit, member_conv
 from sreml_jax.model.conv.geometry import Geometry
 from sreml_jax.model.ensemble import Ensemble
@@ -66,9 +71,7 @@ def close(found, expected, tolerance):
         (3, 2, ((1, 1), (1, 1)), 2, (5, 6), 64, 128),
     ],
 )
-def test_the_three_products_are_lax_s(
-    kernel, stride, padding, groups, size, channels, features, monkeypatch
-):
+def test_the_three_products_are_lax_s(kernel, stride, padding, groups, size, channels, features, monkeypatch):
     x, w = operands(kernel, groups, size, channels, features)
     g = Geometry((stride, stride), padding, groups)
     monkeypatch.setattr(choice, 'implicit', lambda *_: True)
@@ -83,7 +86,10 @@ def implicit_only(x, w, g):
 
 def test_tiles_that_reach_beyond_the_last_pixel_and_over_many_blocks():
     x, w = operands(3, 1, (5, 6), 64, 64)
-    g, tiles = Geometry((1, 1), ((1, 1), (1, 1)), 1), implicit.TILES | {'TILE_M': 64, 'TILE_N': 32, 'TILE_K': 32}
+    g, tiles = (
+        Geometry((1, 1), ((1, 1), (1, 1)), 1),
+        implicit.TILES | {'TILE_M': 64, 'TILE_N': 32, 'TILE_K': 32},
+    )
     y, sums, squares = implicit.forward_and_sums(x, w, g, tiles)
     expected = jax.vmap(functools.partial(plain, g=g))(x, w)
     close([y, sums, squares], [expected, expected.sum((1, 2, 3)), (expected**2).sum((1, 2, 3))], 1e-5)
@@ -124,8 +130,8 @@ def test_a_model_computes_the_same_with_and_without_the_kernels(monkeypatch):
     for name in ('TILE_M', 'TILE_N', 'TILE_K'):
         monkeypatch.setitem(implicit.TILES, name, 512)  # few tiles, for the interpreter
     model = Ensemble(backbone, MEMBERS, 3, width=32, stem='small')
-    images = jnp.asarray(np.random.default_rng(0).standard_normal((8, 16, 16, 3)), np.float32)
-    variables = model.init(jax.random.key(0), images)
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((4, 16, 16, 3)), np.float32)
+    variables = jax.jit(model.clone(conv='grouped').init)(jax.random.key(0), images)
     launched = []
     launch = implicit._launch
     monkeypatch.setattr(implicit, '_launch', lambda kernel, *a: launched.append(kernel) or launch(kernel, *a))
@@ -174,6 +180,59 @@ def test_members_and_images_on_several_devices(monkeypatch):
     close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5)
 
 
+class Normalized(nn.Module):
+    """A member: two convolutions, each with BatchNorm and relu."""
+
+    train: bool
+    convolution: Callable | None
+    axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(2):
+            x = nn.Conv(
+                32, (3, 3), padding=1, use_bias=False, conv_general_dilated=self.convolution, name=f'c{i}'
+            )(x)
+            x = BatchNorm(self.train, self.axis, name=f'n{i}')(x, relu=True)
+        return x
+
+
+def normalized(member, train, convolution, axis=None):
+    """The members of a vmapped module: (variables, images) -> loss, statistics."""
+    members = nn.vmap(
+        member, variable_axes={'params': 0, 'batch_stats': 0}, split_rngs={'params': True}, axis_size=MEMBERS
+    )(train, convolution, axis)
+
+    def loss(params, stats, x):
+        variables = {'params': params, 'batch_stats': stats}
+        y, updates = members.apply(variables, x, mutable=['batch_stats'])
+        return (y**3).sum(), updates['batch_stats']
+
+    return members, loss
+
+
+@pytest.mark.parametrize(('train', 'remat'), [(True, False), (True, True), (False, False)])
+def test_moments_of_members_and_images_on_several_devices(train, remat):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((MEMBERS, 4, 4, 4, 32)), np.float32)
+    plain_members, plain_loss = normalized(Normalized, train, None)
+    variables = plain_members.init(jax.random.key(0), x)
+    given = variables['params'], variables['batch_stats']
+    expected = jax.value_and_grad(plain_loss, has_aux=True)(*given, x)
+
+    mesh = jax.make_mesh((2, 1), ('data', 'member'), (AxisType.Auto,) * 2, devices=jax.devices()[:2])
+    member = nn.remat(Normalized) if remat else Normalized
+    _, loss = normalized(member, train, member_conv.conv_and_moments, 'data')
+
+    def whole(params, stats, x):
+        total, stats = loss(params, stats, x)
+        return lax.psum(total, 'data'), stats
+
+    run = jax.value_and_grad(whole, has_aux=True)
+    images = P(None, 'data')
+    found = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P(), P(), images), out_specs=P()))(*given, x)
+    close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-4)
+
+
 def test_what_the_kernels_do_not_take_is_left_to_xla():
     g = Geometry((1, 1), ((1, 1), (1, 1)), 1)
     x, w = operands(3, 1, (4, 4), 32, 32)
@@ -183,7 +242,20 @@ def test_what_the_kernels_do_not_take_is_left_to_xla():
     assert not implicit.runs(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), g)  # not what is served here
     assert not implicit.runs(x[..., :16], w[..., :16, :], g)
     assert not implicit.runs(x, w[..., :16], g)
+    assert not implicit.runs(
+        *operands(3, 32, (4, 4), 192, 192), g._replace(groups=32)
+    )  # blocks of 12 channels
+    assert implicit.runs(*operands(3, 32, (4, 4), 128, 128), g._replace(groups=32))
     assert not implicit.runs(x, w, g._replace(strides=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ('images', 'features', 'taken'), [(1023, 128, True), (1024, 128, False), (512, 256, False)]
+)
+def test_places_in_memory_fit_int32(images, features, taken):
+    g = Geometry((1, 1), ((1, 1), (1, 1)), 1)
+    x = jax.ShapeDtypeStruct((16, images, 32, 32, 128), np.float32)
+    assert implicit.runs(x, jax.ShapeDtypeStruct((16, 3, 3, 128, features), np.float32), g) is taken
 
 
 def test_only_bfloat16_on_a_hopper_gpu_with_the_extra_is_served(monkeypatch):
@@ -194,6 +266,44 @@ def test_only_bfloat16_on_a_hopper_gpu_with_the_extra_is_served(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ('backend', 'capability', 'module', 'triton', 'found', 'said'),
+    [
+        ('gpu', '9.0', 'pass', '3.6.0', True, ''),
+        ('gpu', '9.0', 'pass', '3.9.0', False, 'Triton 3.9.0 ends a process that has tensorflow'),
+        (
+            'gpu',
+            '9.0',
+            'raise ImportError("no gpu_triton")',
+            '3.6.1',
+            False,
+            'the convolutions: no gpu_triton',
+        ),
+        ('gpu', '9.0', None, '', False, 'sreml_jax[hopper]'),
+        ('gpu', '8.0', 'pass', '3.6.0', False, ''),
+        ('cpu', '9.0', 'pass', '3.6.0', False, ''),
+    ],
+)
+def test_where_the_kernels_are_available(
+    backend, capability, module, triton, found, said, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.undo()
+    caplog.set_level('INFO')
+    if module:
+        (tmp_path / 'jax_triton.py').write_text(module)
+        (tmp_path / 'triton.py').touch()
+    monkeypatch.setattr(sys, 'path', [str(tmp_path), *(sys.path if module else ())])
+    for name in ('jax_triton', 'triton'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, 'tensorflow', types.ModuleType('tensorflow'))
+    monkeypatch.setattr(implicit, 'version', lambda _: triton)
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+    monkeypatch.setattr(jax, 'devices', lambda: [types.SimpleNamespace(compute_capability=capability)])
+    assert implicit.available.__wrapped__() is found
+    monkeypatch.delitem(sys.modules, 'jax_triton', raising=False)
+    assert said in caplog.text and bool(said) == bool(caplog.text)
+
+
+@pytest.mark.parametrize(
     ('product', 'window', 'stride', 'groups', 'expected'),
     [
         ('forward', (1, 1), 1, 1, True),
@@ -201,9 +311,10 @@ def test_only_bfloat16_on_a_hopper_gpu_with_the_extra_is_served(monkeypatch):
         ('kernel_gradient', (1, 1), 1, 1, False),
         ('kernel_gradient', (1, 1), 2, 1, True),
         ('input_gradient', (3, 3), 1, 1, True),
+        ('forward', (3, 3), 1, 32, True),
         ('input_gradient', (3, 3), 1, 32, True),
         ('kernel_gradient', (3, 3), 1, 32, False),
     ],
 )
-def test_the_kernels_run_what_they_were_faster_at(product, window, stride, groups, expected):
+def test_the_kernels_run_what_the_rules_say(product, window, stride, groups, expected):
     assert choice.implicit(product, window, stride, groups) is expected
