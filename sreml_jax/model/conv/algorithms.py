@@ -15,7 +15,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from sreml_jax.model.conv import implicit, patches, taps, winograd
-from sreml_jax.model.conv.channel_blocks import CHANNELS, ChannelBlocks
+from sreml_jax.model.conv.channel_blocks import ChannelBlocks
 from sreml_jax.model.conv.geometry import Geometry, is_shared
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -144,26 +144,26 @@ def _taps_kernel_gradient(x, dy, w, g):
     return taps.kernel_gradient(x, dy, w, g.strides, g.padding, g.precision)
 
 
-def _by_blocks(algorithm: Algorithm, channels: int = CHANNELS) -> Algorithm:
-    """Returns the algorithm with blocks of channel groups, of at least so many channels, as members."""
+def _by_blocks(algorithm: Algorithm) -> Algorithm:
+    """Returns the algorithm with blocks of channel groups as members."""
 
     def forward(x, w, g):
         if g.groups == 1:
             return algorithm.forward(x, w, g)
-        blocks, one = ChannelBlocks.of(w.shape, g.groups, channels), g._replace(groups=1)
+        blocks, one = ChannelBlocks.of(w.shape, g.groups), g._replace(groups=1)
         return blocks.join(algorithm.forward(blocks.split(x), blocks.kernels(w), one))
 
     def input_gradient(dy, w, x, g):
         if g.groups == 1:
             return algorithm.input_gradient(dy, w, x, g)
-        blocks, one = ChannelBlocks.of(w.shape, g.groups, channels), g._replace(groups=1)
+        blocks, one = ChannelBlocks.of(w.shape, g.groups), g._replace(groups=1)
         dx = blocks.join(algorithm.input_gradient(blocks.split(dy), blocks.kernels(w), blocks.split(x), one))
         return dx.sum(0) if is_shared(x) else dx
 
     def kernel_gradient(x, dy, w, g):
         if g.groups == 1:
             return algorithm.kernel_gradient(x, dy, w, g)
-        blocks, one = ChannelBlocks.of(w.shape, g.groups, channels), g._replace(groups=1)
+        blocks, one = ChannelBlocks.of(w.shape, g.groups), g._replace(groups=1)
         return blocks.of_groups(
             algorithm.kernel_gradient(blocks.split(x), blocks.split(dy), blocks.kernels(w), one)
         )
@@ -180,5 +180,6 @@ ALGORITHMS = {
 }
 
 # With what only Hopper GPUs run, where `implicit.runs` says so. It is no choice of a config: 'auto' takes it.
-_KERNELS = Algorithm(implicit.forward, implicit.input_gradient, implicit.kernel_gradient)
-KNOWN = ALGORITHMS | {'implicit': _by_blocks(_KERNELS, implicit.BLOCK)._replace(forward=implicit.forward)}
+KNOWN = ALGORITHMS | {
+    'implicit': Algorithm(implicit.forward, implicit.input_gradient, implicit.kernel_gradient)
+}

@@ -50,6 +50,8 @@ class ChannelBlocks(NamedTuple):
 
     def kernels(self, w: jax.Array) -> jax.Array:
         """Turns [members, kh, kw, channels / groups, features] into one kernel per block."""
+        if self.blocks == self.groups == 1:
+            return w
         m, kh, kw, c, _ = w.shape
         w = w.reshape(m, kh, kw, c, self.blocks, self.groups, -1).transpose(0, 4, 1, 2, 5, 3, 6)
         own = jnp.eye(self.groups, dtype=w.dtype)[:, None, :, None]
@@ -57,6 +59,8 @@ class ChannelBlocks(NamedTuple):
 
     def of_groups(self, w: jax.Array) -> jax.Array:
         """Transposes `kernels`: drops what lies between groups."""
+        if self.blocks == self.groups == 1:
+            return w
         _, kh, kw, c, f = w.shape
         n = self.groups
         w = w.reshape(self.members, self.blocks, kh, kw, n, c // n, n, f // n)

@@ -58,42 +58,41 @@ def forward(x, w, g):
 
 def forward_and_sums(x, w, g, tiles=TILES):
     """Returns the output, and float32 [members, features] sums of it and of its square."""
-    if g.groups > 1:
-        blocks = ChannelBlocks.of(w.shape, g.groups, BLOCK)
-        y, *sums = forward_and_sums(blocks.split(x), blocks.kernels(w), g._replace(groups=1), tiles)
-        return blocks.join(y), *(total.reshape(len(w), -1) for total in sums)
-    members, images, *image, channels = x.shape
-    size, features = g.output_size(image, w.shape[1:3]), w.shape[-1]
-    tiles = _fitting(tiles, TILE_N=features, TILE_K=channels)
-    tiles_m = -(-images * math.prod(size) // tiles['TILE_M'])
-    sums = jax.ShapeDtypeStruct((tiles_m, members, features), jnp.float32)
-    y = jax.ShapeDtypeStruct((images, *size, members, features), x.dtype)
-    y, *sums = _call(
-        'output', (_beside(x), w), (y, sums, sums), (tiles_m * (features // tiles['TILE_N']), members),
-        x.shape, size, w, g, tiles,
-    )  # fmt: skip
-    return _first(y), *(partial.sum(0) for partial in sums)
+    blocks, shape = _blocks(w, g), (x.shape[1], *g.output_size(x.shape[2:4], w.shape[1:3]))
+    x, w = _beside(x, blocks), blocks.kernels(w)
+    members, features = len(w), w.shape[-1]
+    tiles = _fitting(tiles, TILE_N=features, TILE_K=x.shape[-1])
+    tiles_m = -(-math.prod(shape) // tiles['TILE_M'])
+    partial = jax.ShapeDtypeStruct((tiles_m, members, features), jnp.float32)
+    output = jax.ShapeDtypeStruct((*shape, members, features), x.dtype)
+    results, grid = (output, partial, partial), (tiles_m * (features // tiles['TILE_N']), members)
+    y, *sums = _call('output', (x, w), results, grid, x.shape, output.shape, w, g, tiles)
+    return _first(y, blocks), *(of_tiles.sum(0).reshape(blocks.members, -1) for of_tiles in sums)
 
 
 def input_gradient(dy, w, x, g, tiles=TILES):
     """Returns the gradient of x."""
-    members, images, *image, channels = x.shape
+    blocks = _blocks(w, g)
+    images, *image, members, channels = _beside_shape(x, blocks)
+    dy, w = _beside(dy, blocks), blocks.kernels(w)
     tiles = _fitting(tiles, TILE_N=channels, TILE_K=w.shape[-1])
-    (stride, _), size = g.strides, dy.shape[2:4]
+    stride = g.strides[0]
     tiles_m = -(-images * math.prod(-(-n // stride) for n in image) // tiles['TILE_M'])
     dx = jax.ShapeDtypeStruct((images, *image, members, channels), dy.dtype)
     grid = tiles_m * (channels // tiles['TILE_N']), members, stride**2
-    return _first(_call('input_gradient', (_beside(dy), w), (dx,), grid, x.shape, size, w, g, tiles)[0])
+    return _first(_call('input_gradient', (dy, w), (dx,), grid, dx.shape, dy.shape, w, g, tiles)[0], blocks)
 
 
 def kernel_gradient(x, dy, w, g, tiles=TILES):
     """Returns the gradient of w."""
+    blocks = _blocks(w, g)
+    x, dy, w = _beside(x, blocks), _beside(dy, blocks), jax.eval_shape(blocks.kernels, w)
     members, *window, channels, features = w.shape
     tiles = _fitting(tiles, TILE_M=channels, TILE_N=features)
     count = math.prod(window) * (channels // tiles['TILE_M']) * (features // tiles['TILE_N'])
-    dw, size = jax.ShapeDtypeStruct(w.shape, dy.dtype), dy.shape[2:4]
-    operands = _beside(x), _beside(dy)
-    return _call('kernel_gradient', operands, (dw,), (count, members), x.shape, size, w, g, tiles)[0]
+    dw = jax.ShapeDtypeStruct(w.shape, dy.dtype)
+    found = _call('kernel_gradient', (x, dy), (dw,), (count, members), x.shape, dy.shape, w, g, tiles)[0]
+    return blocks.of_groups(found)
 
 
 def serves(dtype: Any) -> bool:
@@ -106,7 +105,7 @@ def runs(x: jax.Array, w: jax.Array, g: Geometry) -> bool:
     members, *window, channels, features = w.shape
     if members == 1 or is_shared(x) or not serves(jnp.result_type(x, w)):
         return False
-    blocks = ChannelBlocks.of(w.shape, g.groups, BLOCK)
+    blocks = _blocks(w, g)
     pixels = x.shape[1] * math.prod(g.output_size(x.shape[2:4], tuple(window)))
     if max(x.size, blocks.groups * w.size, members * pixels * features) >= MOST:
         return False
@@ -114,12 +113,12 @@ def runs(x: jax.Array, w: jax.Array, g: Geometry) -> bool:
     return fits and g.strides[0] == g.strides[1]
 
 
-def _call(kernel, operands, results, grid, x_shape, size, w, g, tiles) -> list[jax.Array]:
-    members, images, height, width, channels = x_shape
+def _call(kernel, operands, results, grid, x_shape, y_shape, w, g, tiles) -> list[jax.Array]:
+    images, height, width, members, channels = x_shape
     sizes = {
-        'MEMBERS': members, 'IMAGES': images, 'IN_H': height, 'IN_W': width, 'OUT_H': size[0],
-        'OUT_W': size[1], 'CHANNELS': channels, 'FEATURES': w.shape[-1], 'KH': w.shape[1], 'KW': w.shape[2],
-        'STRIDE': g.strides[0], 'PAD_H': g.padding[0][0], 'PAD_W': g.padding[1][0],
+        'MEMBERS': members, 'IMAGES': images, 'IN_H': height, 'IN_W': width, 'OUT_H': y_shape[1],
+        'OUT_W': y_shape[2], 'CHANNELS': channels, 'FEATURES': y_shape[-1], 'KH': w.shape[1],
+        'KW': w.shape[2], 'STRIDE': g.strides[0], 'PAD_H': g.padding[0][0], 'PAD_W': g.padding[1][0],
     }  # fmt: skip
     found = _launch(kernel, operands, results, grid, sizes | tiles)
     varying = tuple(sorted(jax.typeof(operands[0]).mat.varying))
@@ -143,11 +142,22 @@ def _fitting(tiles: dict[str, int], **sizes: int) -> dict[str, int]:
     return tiles | {name: math.gcd(size, tiles[name]) for name, size in sizes.items()}
 
 
-def _beside(x: jax.Array) -> jax.Array:
-    """[members, images, height, width, channels] -> [images, height, width, members, channels]."""
-    return x.transpose(1, 2, 3, 0, 4)
+def _blocks(w: jax.Array, g: Geometry) -> ChannelBlocks:
+    """Returns the blocks of groups, which the kernels take as members; one is the whole member."""
+    return ChannelBlocks.of(w.shape, g.groups, BLOCK)
 
 
-def _first(x: jax.Array) -> jax.Array:
+def _beside_shape(x: jax.Array, blocks: ChannelBlocks) -> tuple[int, ...]:
+    """Returns the shape of `_beside`."""
+    members, images, height, width, channels = x.shape
+    return images, height, width, members * blocks.blocks, channels // blocks.blocks
+
+
+def _beside(x: jax.Array, blocks: ChannelBlocks) -> jax.Array:
+    """[members, images, height, width, channels] -> [images, height, width, members * blocks, of each]."""
+    return x.transpose(1, 2, 3, 0, 4).reshape(_beside_shape(x, blocks))
+
+
+def _first(x: jax.Array, blocks: ChannelBlocks) -> jax.Array:
     """Inverts `_beside`."""
-    return x.transpose(3, 0, 1, 2, 4)
+    return x.reshape(*x.shape[:3], blocks.members, -1).transpose(3, 0, 1, 2, 4)
