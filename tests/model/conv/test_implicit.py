@@ -14,6 +14,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from support import interpreter
+from support.near import close
 
 from sreml_jax.model import resnet
 from sreml_jax.model.batch_norm import BatchNorm
@@ -48,13 +49,6 @@ def operands(kernel, groups, size, channels, features, dtype=np.float32):
     draw = np.random.default_rng(0).standard_normal
     x, w = draw((MEMBERS, 3, *size, channels)), draw((MEMBERS, kernel, kernel, channels // groups, features))
     return jnp.asarray(x, dtype), jnp.asarray(w, dtype)
-
-
-def close(found, expected, tolerance):
-    for f, e in zip(found, expected, strict=True):
-        assert f.dtype == e.dtype
-        f, e = np.asarray(f, np.float64), np.asarray(e, np.float64)
-        np.testing.assert_allclose(f, e, rtol=0, atol=tolerance * np.abs(e).max())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from support.near import close
 
 from sreml_jax.model.conv import member_conv
 from sreml_jax.model.conv.algorithms import ALGORITHMS
@@ -45,14 +46,6 @@ def operands(kernel, groups, shared, size, dtype=np.float32, channels=(8, 12)):
     x = draw((*(() if shared else (MEMBERS,)), 2, *size, channels[0]))
     w = draw((MEMBERS, kernel, kernel, channels[0] // groups, channels[1]))
     return jnp.asarray(x, dtype), jnp.asarray(w, dtype)
-
-
-def close(found, expected, tolerance):
-    """Within `tolerance` of the largest expected value."""
-    for f, e in zip(found, expected, strict=True):
-        assert f.dtype == e.dtype
-        f, e = np.asarray(f, np.float64), np.asarray(e, np.float64)
-        np.testing.assert_allclose(f, e, rtol=0, atol=tolerance * np.abs(e).max())
 
 
 CASES = [
