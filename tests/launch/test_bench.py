@@ -47,13 +47,11 @@ def test_step_beside_pytorch(tmp_path, monkeypatch):
 
 
 def test_a_peer_that_dies_leaves_what_is_ours(tmp_path, monkeypatch):
-    pytest.importorskip('torch', reason='torch is not installed')
-
     def die(*_):
         raise SystemExit('error: the PyTorch process ended')
 
     monkeypatch.setattr('peers.start', die)
-    small = ('--members=8', '--size=32', '--batch=2', '--conv=grouped', '--peer=loop')
+    small = ('--members=8', '--width=4', '--size=32', '--batch=4', '--conv=grouped', '--peer=loop')
     with pytest.raises(SystemExit, match='PyTorch process ended'):
         figures('step', tmp_path, monkeypatch, *small)
     kept = json.loads((tmp_path / 'kept' / 'figures.json').read_text())['figures']

@@ -124,7 +124,7 @@ def test_a_model_computes_the_same_with_and_without_the_kernels(monkeypatch):
     for name in ('TILE_M', 'TILE_N', 'TILE_K'):
         monkeypatch.setitem(implicit.TILES, name, 512)  # few tiles, for the interpreter
     model = Ensemble(backbone, MEMBERS, 3, width=32, stem='small')
-    images = jnp.asarray(np.random.default_rng(0).standard_normal((4, 16, 16, 3)), np.float32)
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((8, 8, 8, 3)), np.float32)
     variables = jax.jit(model.clone(conv='grouped').init)(jax.random.key(0), images)
     launched = []
     launch = implicit._launch
