@@ -87,7 +87,7 @@ def choose(
     return 'grouped' if math.prod(size) >= GROUPED_FROM[product] * kernel[2] else 'matmul'
 
 
-def implicit(product: str, window: tuple[int, ...], stride: int, groups: int) -> bool:
+def prefers_implicit(product: str, window: tuple[int, ...], stride: int, groups: int) -> bool:
     """Whether `implicit` runs this product wherever it can; see `choose` for the arguments."""
     if groups > 1:
         return product != 'kernel_gradient'

@@ -37,15 +37,14 @@ def available() -> bool:
     if not all(map(importlib.util.find_spec, ('triton', 'jax_triton'))):
         log.info("pip install 'sreml_jax[hopper]' brings this GPU faster convolutions")
         return False
-    if 'tensorflow' in sys.modules and not (installed := version('triton')).startswith('3.6.'):
-        log.warning(
-            'XLA runs the convolutions, for Triton %s ends a process that has tensorflow: '
-            "pip install 'sreml_jax[hopper]' brings another one", installed
-        )  # fmt: skip
-        return False
     try:
+        if 'tensorflow' in sys.modules and not (installed := version('triton')).startswith('3.6.'):
+            raise ImportError(
+                f'Triton {installed} ends a process that has tensorflow; '
+                "pip install 'sreml_jax[hopper]' brings another one"
+            )
         importlib.import_module('jax_triton')
-    except Exception as error:  # it reaches into jax, of which it may know another version
+    except Exception as error:  # jax-triton reaches into jax, of which it may know another version
         log.warning('jax-triton cannot be used, so XLA runs the convolutions: %s', error)
         return False
     return True

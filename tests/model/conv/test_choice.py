@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from sreml_jax.model.conv.algorithms import ALGORITHMS
-from sreml_jax.model.conv.choice import choose
+from sreml_jax.model.conv.choice import choose, prefers_implicit
 
 PRODUCTS = ('forward', 'input_gradient', 'kernel_gradient')
 # size, window, channels, features, stride -> milliseconds of 48 members on an H100, bfloat16, batch 12:
@@ -57,3 +57,20 @@ def test_a_cpu_chooses_by_size_and_window(size, window, algorithm):
     ):
         kernel = window, window, 8, 8
         assert choose('cpu', product, members, (size, size), kernel, stride, groups, shared) == algorithm
+
+
+@pytest.mark.parametrize(
+    ('product', 'window', 'stride', 'groups', 'expected'),
+    [
+        ('forward', (1, 1), 1, 1, True),
+        ('input_gradient', (1, 1), 1, 1, False),
+        ('kernel_gradient', (1, 1), 1, 1, False),
+        ('kernel_gradient', (1, 1), 2, 1, True),
+        ('input_gradient', (3, 3), 1, 1, True),
+        ('forward', (3, 3), 1, 32, True),
+        ('input_gradient', (3, 3), 1, 32, True),
+        ('kernel_gradient', (3, 3), 1, 32, False),
+    ],
+)
+def test_the_kernels_run_what_the_rules_say(product, window, stride, groups, expected):
+    assert prefers_implicit(product, window, stride, groups) is expected

@@ -1,8 +1,6 @@
 """The Triton kernels, interpreted on a CPU, beside `lax`; and a model whose convolutions they run."""
 
 import functools
-import sys
-import types
 from collections.abc import Callable
 
 import jax
@@ -68,7 +66,7 @@ def operands(kernel, groups, size, channels, features, dtype=np.float32):
 def test_the_three_products_are_lax_s(kernel, stride, padding, groups, size, channels, features, monkeypatch):
     x, w = operands(kernel, groups, size, channels, features)
     g = Geometry((stride, stride), padding, groups)
-    monkeypatch.setattr(choice, 'implicit', lambda *_: True)
+    monkeypatch.setattr(choice, 'prefers_implicit', lambda *_: True)
     found = products(lambda x, w: implicit_only(x, w, g), x, w)
     close(found, products(functools.partial(plain, g=g), x, w), 1e-5)
 
@@ -150,7 +148,7 @@ def test_a_model_computes_the_same_with_and_without_the_kernels(monkeypatch):
 
 
 def test_members_and_images_on_several_devices(monkeypatch):
-    monkeypatch.setattr(choice, 'implicit', lambda *_: True)
+    monkeypatch.setattr(choice, 'prefers_implicit', lambda *_: True)
     x, w = operands(3, 1, (4, 4), 32, 32)
     x = jnp.concatenate([x, x[:, :1]], 1)  # four images
     g = Geometry((1, 1), ((1, 1), (1, 1)), 1)
@@ -225,90 +223,3 @@ def test_moments_of_members_and_images_on_several_devices(train, remat):
     images = P(None, 'data')
     found = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P(), P(), images), out_specs=P()))(*given, x)
     close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-4)
-
-
-def test_what_the_kernels_do_not_take_is_left_to_xla():
-    g = Geometry((1, 1), ((1, 1), (1, 1)), 1)
-    x, w = operands(3, 1, (4, 4), 32, 32)
-    assert implicit.runs(x, w, g)
-    assert not implicit.runs(x[0], w, g)  # shared images
-    assert not implicit.runs(x[:1], w[:1], g)  # one member: the trunk
-    assert not implicit.runs(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), g)  # not what is served here
-    assert not implicit.runs(x[..., :16], w[..., :16, :], g)
-    assert not implicit.runs(x, w[..., :16], g)
-    assert not implicit.runs(
-        *operands(3, 32, (4, 4), 192, 192), g._replace(groups=32)
-    )  # blocks of 12 channels
-    assert implicit.runs(*operands(3, 32, (4, 4), 128, 128), g._replace(groups=32))
-    assert not implicit.runs(x, w, g._replace(strides=(1, 2)))
-
-
-@pytest.mark.parametrize(
-    ('images', 'features', 'taken'), [(1023, 128, True), (1024, 128, False), (512, 256, False)]
-)
-def test_places_in_memory_fit_int32(images, features, taken):
-    g = Geometry((1, 1), ((1, 1), (1, 1)), 1)
-    x = jax.ShapeDtypeStruct((16, images, 32, 32, 128), np.float32)
-    assert implicit.runs(x, jax.ShapeDtypeStruct((16, 3, 3, 128, features), np.float32), g) is taken
-
-
-def test_only_bfloat16_on_a_hopper_gpu_with_the_extra_is_served(monkeypatch):
-    monkeypatch.undo()
-    assert not implicit.available() and not implicit.serves(jnp.bfloat16)  # this is a CPU
-    monkeypatch.setattr(implicit, 'available', lambda: True)
-    assert implicit.serves(jnp.bfloat16) and not implicit.serves(np.float32)
-
-
-@pytest.mark.parametrize(
-    ('backend', 'capability', 'module', 'triton', 'found', 'said'),
-    [
-        ('gpu', '9.0', 'pass', '3.6.0', True, ''),
-        ('gpu', '9.0', 'pass', '3.9.0', False, 'Triton 3.9.0 ends a process that has tensorflow'),
-        (
-            'gpu',
-            '9.0',
-            'raise ImportError("no gpu_triton")',
-            '3.6.1',
-            False,
-            'the convolutions: no gpu_triton',
-        ),
-        ('gpu', '9.0', None, '', False, 'sreml_jax[hopper]'),
-        ('gpu', '8.0', 'pass', '3.6.0', False, ''),
-        ('cpu', '9.0', 'pass', '3.6.0', False, ''),
-    ],
-)
-def test_where_the_kernels_are_available(
-    backend, capability, module, triton, found, said, tmp_path, monkeypatch, caplog
-):
-    monkeypatch.undo()
-    caplog.set_level('INFO')
-    if module:
-        (tmp_path / 'jax_triton.py').write_text(module)
-        (tmp_path / 'triton.py').touch()
-    monkeypatch.setattr(sys, 'path', [str(tmp_path), *(sys.path if module else ())])
-    for name in ('jax_triton', 'triton'):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setitem(sys.modules, 'tensorflow', types.ModuleType('tensorflow'))
-    monkeypatch.setattr(implicit, 'version', lambda _: triton)
-    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-    monkeypatch.setattr(jax, 'devices', lambda: [types.SimpleNamespace(compute_capability=capability)])
-    assert implicit.available.__wrapped__() is found
-    monkeypatch.delitem(sys.modules, 'jax_triton', raising=False)
-    assert said in caplog.text and bool(said) == bool(caplog.text)
-
-
-@pytest.mark.parametrize(
-    ('product', 'window', 'stride', 'groups', 'expected'),
-    [
-        ('forward', (1, 1), 1, 1, True),
-        ('input_gradient', (1, 1), 1, 1, False),
-        ('kernel_gradient', (1, 1), 1, 1, False),
-        ('kernel_gradient', (1, 1), 2, 1, True),
-        ('input_gradient', (3, 3), 1, 1, True),
-        ('forward', (3, 3), 1, 32, True),
-        ('input_gradient', (3, 3), 1, 32, True),
-        ('kernel_gradient', (3, 3), 1, 32, False),
-    ],
-)
-def test_the_kernels_run_what_the_rules_say(product, window, stride, groups, expected):
-    assert choice.implicit(product, window, stride, groups) is expected
