@@ -68,7 +68,7 @@ def training_memory(
         **({f'kernels in {model.dtype}': kernels} if kernels else {}),
         "Adam's moments": 2 * size(params),
         'gradients': gradients,
-    } | kept_bytes(local, image_size, batch_size // data)
+    } | kept_bytes(local, image_size, batch_size // data, by_kernels)
 
 
 def checkpoint_size(variables: dict[str, Any]) -> int:

@@ -15,6 +15,7 @@ from jax import lax
 
 from sreml_jax.model import affine
 from sreml_jax.model.conv.moments import Convolved, Moments
+from sreml_jax.model.relu_conv import Relu
 
 MOMENTUM = 0.9  # torch's 0.1: the share of the running statistics that is kept
 EPSILON = 1e-5
@@ -34,7 +35,6 @@ class BatchNorm(nn.Module):
     axis: str | None = None
     dtype: Any = None
 
-    @nn.compact
     def __call__(
         self, x: jax.Array | Convolved, shortcut: jax.Array | None = None, *, relu: bool = False
     ) -> jax.Array:
@@ -48,13 +48,27 @@ class BatchNorm(nn.Module):
         """
         if shortcut is not None and not relu:
             raise ValueError('a shortcut is added only before relu')
+        narrow = (x.output if isinstance(x, Convolved) else x).dtype
+        x, factor, addend = self._operands(x)
+        dtype = self.dtype or jnp.result_type(narrow, jnp.float32)
+        if relu:
+            return affine.relu(x, factor, addend, shortcut, narrow, dtype)
+        return (x * factor + addend).astype(dtype)
+
+    def before_relu(self, x: jax.Array | Convolved, shortcut: jax.Array | None) -> Relu:
+        """As a call with `relu`, which is left to the convolution that follows."""
+        return Relu(*self._operands(x), shortcut)
+
+    @nn.compact
+    def _operands(self, x: jax.Array | Convolved) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns x in float32 or wider, and the factor and the addend of each channel."""
         x, known = x if isinstance(x, Convolved) else (x, None)
         channels = x.shape[-1:]
         scale = self.param('scale', nn.initializers.ones, channels, jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, channels, jnp.float32)
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
         running_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
-        dtype, narrow = self.dtype or jnp.result_type(x, scale), x.dtype
+        narrow = x.dtype
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = running_mean.value, running_var.value
         if self.train:
@@ -63,10 +77,7 @@ class BatchNorm(nn.Module):
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var
         factor = scale * lax.rsqrt(var + EPSILON)
-        addend = bias - mean * factor
-        if relu:
-            return affine.relu(x, factor, addend, shortcut, narrow, dtype)
-        return (x * factor + addend).astype(dtype)
+        return x, factor, bias - mean * factor
 
 
 def _statistics(

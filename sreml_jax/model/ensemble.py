@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from sreml_jax.model.conv import member_conv
+from sreml_jax.model import relu_conv
+from sreml_jax.model.conv import implicit, member_conv
+from sreml_jax.model.relu_conv import Input, computed
 from sreml_jax.model.resnet import BACKBONES, POOLS, Backbone, Layers, Stage, channels, max_pool
 
 
@@ -27,11 +29,12 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        conv1 = ('conv1', self.width, 3) if self.stem == 'small' else ('conv1', self.width, 7, 2)
-        x = self.layers.norm('bn1')(self.layers.conv(*conv1)(x), relu=True)
+        size = (3, 1) if self.stem == 'small' else (7, 2)
+        x = self.layers.norm('bn1')(self.layers.conv(x, 'conv1', self.width, *size), relu=True)
         if self.stem == 'imagenet':
             x = max_pool(x)
-        return Stage(1, self.backbone, self.layers, self.width, name='layer1')(x)
+        layer1 = Stage(1, self.backbone, self.layers, self.width, name='layer1')
+        return computed(layer1(x), self.layers.dtype)
 
 
 class Member(nn.Module):
@@ -47,10 +50,11 @@ class Member(nn.Module):
     pool: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        x: Input = inputs
         for index in (2, 3, 4):
             x = Stage(index, self.backbone, self.layers, self.width, name=f'layer{index}')(x)
-        pooled = POOLS[self.pool](x)
+        pooled = POOLS[self.pool](computed(x, self.layers.dtype))
         if self.meta_classes is None:
             return pooled
         return nn.Dense(self.meta_classes, dtype=self.layers.dtype, name='fc')(pooled)
@@ -114,9 +118,11 @@ class Ensemble(nn.Module):
             axis_size=self.members,
         )
         of_members: Any = functools.partial(member_conv.conv, algorithm=self.conv)
-        if train and self.conv == 'auto':
-            of_members = member_conv.conv_and_moments
         layers = layers._replace(convolution=of_members)
+        if train and self.conv == 'auto' and implicit.available():
+            layers = layers._replace(
+                convolution=member_conv.conv_and_moments, relu_convolution=relu_conv.conv
+            )
         # Initialization includes the classifier.
         classify = train or self.embedding == 'logits' or self.is_initializing()
         meta_classes = self.meta_classes if classify else None

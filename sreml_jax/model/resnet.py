@@ -15,6 +15,7 @@ from jax import lax
 
 from sreml_jax.model.batch_norm import BatchNorm
 from sreml_jax.model.conv.moments import Convolved
+from sreml_jax.model.relu_conv import Input, Relu, ReluConvolved
 from sreml_jax.runtime.xla import keep
 
 
@@ -44,6 +45,7 @@ class Layers(NamedTuple):
       dtype: of the computation; None takes the dtype of parameters and inputs.
       convolution: replaces `lax.conv_general_dilated`, or None. What it returns goes to `norm`, so it may be
         `conv.moments.Convolved`.
+      relu_convolution: `relu_conv.conv`, which runs a convolution with the relu before it, or None.
       remat: compute a block's activations again in the backward pass instead of keeping them.
     """
 
@@ -51,11 +53,21 @@ class Layers(NamedTuple):
     axis: str | None = None
     dtype: Any = None
     convolution: Callable[..., jax.Array | Convolved] | None = None
+    relu_convolution: Callable[..., ReluConvolved] | None = None
     remat: bool = False
 
-    def conv(self, name: str, features: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv:
-        """A convolution padded by size // 2 on every side, without bias: BatchNorm follows."""
-        return nn.Conv(
+    def conv(
+        self, x: Input, name: str, features: int, size: int, stride: int = 1, groups: int = 1
+    ) -> jax.Array | Convolved:
+        """Convolves x, padded by size // 2 on every side, without bias: BatchNorm follows."""
+        return self.conv_and_input(x, name, features, size, stride, groups)[0]
+
+    def conv_and_input(
+        self, x: Input, name: str, features: int, size: int, stride: int = 1, groups: int = 1
+    ) -> tuple[jax.Array | Convolved, Any]:
+        """As `conv`; also returns x as an array, or None if it is a relu without a shortcut."""
+        of_relu = functools.partial(self.relu_convolution, relu=x) if self.relu_convolution else None
+        convolve: Any = nn.Conv(
             features,
             (size, size),
             strides=stride,
@@ -63,13 +75,25 @@ class Layers(NamedTuple):
             feature_group_count=groups,
             use_bias=False,
             dtype=self.dtype,
-            conv_general_dilated=self.convolution,
+            conv_general_dilated=of_relu if isinstance(x, Relu) else self.convolution,
             name=name,
         )
+        return convolve(x.x) if isinstance(x, Relu) else (convolve(x), x)
 
     def norm(self, name: str) -> BatchNorm:
         """Batch normalization over the whole batch, on however many devices it lies."""
         return BatchNorm(self.train, self.axis, self.dtype, name=name)
+
+    def norm_relu(self, x: jax.Array | Convolved, name: str) -> Input:
+        """Batch normalization and relu, for the next convolution."""
+        norm = self.norm(name)
+        return norm.before_relu(x, None) if self.relu_convolution else norm(x, relu=True)
+
+    def end_of_block(self, x: jax.Array | Convolved, name: str, shortcut: jax.Array) -> Input:
+        """Batch normalization, shortcut and relu, which `remat` computes within the block."""
+        norm = self.norm(name)
+        deferred = self.relu_convolution and not self.remat
+        return norm.before_relu(x, shortcut) if deferred else norm(x, shortcut, relu=True)
 
 
 class BasicBlock(nn.Module):
@@ -81,10 +105,10 @@ class BasicBlock(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.layers.conv('conv1', self.planes, 3, self.stride)(x)
-        y = self.layers.conv('conv2', self.planes, 3)(self.layers.norm('bn1')(y, relu=True))
-        return self.layers.norm('bn2')(y, _shortcut(x, self.planes, self.stride, self.layers), relu=True)
+    def __call__(self, inputs: Input) -> Input:
+        y, x = self.layers.conv_and_input(inputs, 'conv1', self.planes, 3, self.stride)
+        y = self.layers.conv(self.layers.norm_relu(y, 'bn1'), 'conv2', self.planes, 3)
+        return self.layers.end_of_block(y, 'bn2', _shortcut(x, self.planes, self.stride, self.layers))
 
 
 class Bottleneck(nn.Module):
@@ -96,19 +120,19 @@ class Bottleneck(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = self.planes * self.backbone.group_width // 64 * self.backbone.groups
-        y = self.layers.norm('bn1')(self.layers.conv('conv1', width, 1)(x), relu=True)
-        y = self.layers.conv('conv2', width, 3, self.stride, self.backbone.groups)(y)
-        y = self.layers.conv('conv3', 4 * self.planes, 1)(self.layers.norm('bn2')(y, relu=True))
-        return self.layers.norm('bn3')(y, _shortcut(x, 4 * self.planes, self.stride, self.layers), relu=True)
+    def __call__(self, inputs: Input) -> Input:
+        width, groups = self.planes * self.backbone.group_width // 64, self.backbone.groups
+        y, x = self.layers.conv_and_input(inputs, 'conv1', width * groups, 1)
+        y = self.layers.conv(self.layers.norm_relu(y, 'bn1'), 'conv2', width * groups, 3, self.stride, groups)
+        y = self.layers.conv(self.layers.norm_relu(y, 'bn2'), 'conv3', 4 * self.planes, 1)
+        return self.layers.end_of_block(y, 'bn3', _shortcut(x, 4 * self.planes, self.stride, self.layers))
 
 
 def _shortcut(x: jax.Array, features: int, stride: int, layers: Layers) -> jax.Array:
     """Returns the block's input, convolved if the output has another shape. Called in a block's scope."""
     if stride == 1 and x.shape[-1] == features:
         return x
-    return layers.norm('downsample_bn')(layers.conv('downsample_conv', features, 1, stride)(x))
+    return layers.norm('downsample_bn')(layers.conv(x, 'downsample_conv', features, 1, stride))
 
 
 class Stage(nn.Module):
@@ -124,7 +148,7 @@ class Stage(nn.Module):
     width: int = 64
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Input) -> Input:
         block = Bottleneck if self.backbone.bottleneck else BasicBlock
         if self.layers.remat:
             block = nn.remat(block)

@@ -5,17 +5,21 @@ again for every convolution and every transposed copy. A fusion barrier prevents
 compiler does not drop barriers before it fuses.
 """
 
+from typing import TypeVar
+
 import jax
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
+
+Arrays = TypeVar('Arrays')
 
 # Options for `jax.jit`: a GPU multiplies by cuBLAS. For products in full float32, XLA would compile dozens of
 # kernels of its own to time them, each for seconds. Other devices ignore the option.
 BY_LIBRARY = {'xla_gpu_enable_triton_gemm': False}
 
 
-def keep(x: jax.Array) -> jax.Array:
-    """Returns x; on a CPU, behind a barrier that no fusion crosses."""
+def keep(x: Arrays) -> Arrays:
+    """Returns x, an array or a tree of them; on a CPU, behind a barrier that no fusion crosses."""
     return lax.optimization_barrier(x) if jax.default_backend() == 'cpu' else x
 
 

@@ -20,6 +20,6 @@ class Geometry(NamedTuple):
         return tuple((size + sum(pad) - k) // stride + 1 for size, k, stride, pad in sizes)
 
 
-def is_shared(x: jax.Array) -> bool:
+def is_shared(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
     """Whether all members read the same images: x lacks the member axis."""
     return x.ndim == 4

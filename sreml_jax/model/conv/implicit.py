@@ -57,6 +57,11 @@ def forward(x, w, g):
 
 def forward_and_sums(x, w, g, tiles=TILES):
     """Returns the output, and float32 [members, features] sums of it and of its square."""
+    if is_shared(x):  # the features of all members are those of one
+        of_one = w.transpose(1, 2, 3, 0, 4).reshape(1, *w.shape[1:4], -1)
+        y, *sums = forward_and_sums(x[None], of_one, g, tiles)
+        y = y.reshape(*y.shape[1:4], len(w), -1).transpose(3, 0, 1, 2, 4)
+        return y, *(total.reshape(len(w), -1) for total in sums)
     blocks, shape = _blocks(w, g), (x.shape[1], *g.output_size(x.shape[2:4], w.shape[1:3]))
     x, w = _beside(x, blocks), blocks.kernels(w)
     members, features = len(w), w.shape[-1]
@@ -72,14 +77,51 @@ def forward_and_sums(x, w, g, tiles=TILES):
 def input_gradient(dy, w, x, g, tiles=TILES):
     """Returns the gradient of x."""
     blocks = _blocks(w, g)
-    images, *image, members, channels = _beside_shape(x, blocks)
+    tiles, shape, grid = _gradient_tiles(w, x, blocks, g, tiles)
     dy, w = _beside(dy, blocks), blocks.kernels(w)
-    tiles = _fitting(tiles, TILE_N=channels, TILE_K=w.shape[-1])
+    dx = jax.ShapeDtypeStruct(shape, dy.dtype)
+    return _first(_call('input_gradient', (dy, w), (dx,), grid, shape, dy.shape, w, g, tiles)[0], blocks)
+
+
+def relu_gradient(dy, w, x, factor, addend, shortcut, g, tiles=TILES):
+    """Returns the gradient of the argument of relu, whose result was convolved; and its float32 sums.
+
+    Args:
+      dy: gradient of the convolution's output.
+      w: its kernels.
+      x: [members, images, height, width, channels]; the argument is x * factor + addend, with a shortcut or
+        without.
+      factor: float32 [members, channels].
+      addend: likewise.
+      shortcut: None without one, else relu's result, and the gradient of it that does not come by dy.
+      g: the convolution's geometry.
+      tiles: of the kernel.
+
+    Returns:
+      The gradient, like x, and its sums over images and pixels, [members, channels]: of itself (the gradient
+      of addend), and of its product with x (that of factor).
+    """
+    blocks = _blocks(w, g)
+    tiles, shape, grid = _gradient_tiles(w, x, blocks, g, tiles)
+    dy, w, x = _beside(dy, blocks), blocks.kernels(w), _beside(x, blocks)
+    factor, addend = (v.reshape(shape[-2:]) for v in (factor, addend))
+    more = (_beside(v, blocks) for v in shortcut) if shortcut else (factor, factor)
+    rows = grid[0] // (shape[-1] // tiles['TILE_N']) * grid[2]
+    partial = jax.ShapeDtypeStruct((rows, *shape[-2:]), jnp.float32)
+    results = jax.ShapeDtypeStruct(shape, dy.dtype), partial, partial
+    operands = dy, w, x, factor, addend, *more
+    tiles |= {'SHORTCUT': shortcut is not None}
+    dx, *sums = _call('relu_gradient', operands, results, grid, shape, dy.shape, w, g, tiles)
+    return _first(dx, blocks), *(of_tiles.sum(0).reshape(blocks.members, -1) for of_tiles in sums)
+
+
+def _gradient_tiles(w, x, blocks, g, tiles):
+    """Returns the fitting tiles of an input's gradient, the shape that it has beside, and the grid."""
+    images, *image, members, channels = shape = _beside_shape(x, blocks)
+    tiles = _fitting(tiles, TILE_N=channels, TILE_K=w.shape[-1] // blocks.blocks)
     stride = g.strides[0]
     tiles_m = -(-images * math.prod(-(-n // stride) for n in image) // tiles['TILE_M'])
-    dx = jax.ShapeDtypeStruct((images, *image, members, channels), dy.dtype)
-    grid = tiles_m * (channels // tiles['TILE_N']), members, stride**2
-    return _first(_call('input_gradient', (dy, w), (dx,), grid, dx.shape, dy.shape, w, g, tiles)[0], blocks)
+    return tiles, shape, (tiles_m * (channels // tiles['TILE_N']), members, stride**2)
 
 
 def kernel_gradient(x, dy, w, g, tiles=TILES):
@@ -99,13 +141,15 @@ def serves(dtype: Any) -> bool:
     return available() and jnp.dtype(dtype) == jnp.bfloat16
 
 
-def runs(x: jax.Array, w: jax.Array, g: Geometry) -> bool:
-    """Whether the kernels are at hand and take these operands."""
+def runs(product: str, x: jax.Array | jax.ShapeDtypeStruct, w: jax.Array, g: Geometry) -> bool:
+    """Whether the kernels are at hand and take these operands of a product (see `choice.choose`)."""
     members, *window, channels, features = w.shape
-    if members == 1 or is_shared(x) or not serves(jnp.result_type(x, w)):
+    if is_shared(x) and (product != 'forward' or g.groups > 1):
+        return False
+    if members == 1 or not serves(jnp.result_type(x, w)):
         return False
     blocks = _blocks(w, g)
-    pixels = x.shape[1] * math.prod(g.output_size(x.shape[2:4], tuple(window)))
+    pixels = x.shape[-4] * math.prod(g.output_size(x.shape[-3:-1], tuple(window)))
     if max(x.size, blocks.groups * w.size, members * pixels * features) >= MOST:
         return False
     fits = channels * blocks.groups % SMALLEST == features // blocks.blocks % SMALLEST == 0

@@ -58,7 +58,69 @@ def input_gradient(
     STRIDE: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
 ):  # fmt: skip
-    """dx from dy and w: TILE_M pixels, TILE_N channels.
+    """dx from dy and w: TILE_N channels, TILE_M pixels."""
+    total, pixel, inside, c = _gradient_tile(
+        dy, w, MEMBERS, IMAGES, IN_H, IN_W, OUT_H, OUT_W, CHANNELS, FEATURES, KH, KW, STRIDE, PAD_H, PAD_W,
+        TILE_M, TILE_N, TILE_K,
+    )  # fmt: skip
+    at = pixel[None, :] * CHANNELS + c[:, None]
+    tl.store(dx + at, total.to(dx.dtype.element_ty), mask=inside[None, :])
+
+
+@triton.jit
+def relu_gradient(
+    dy, w, x, factor, addend, y, other, dx, sums, products,
+    MEMBERS: tl.constexpr, IMAGES: tl.constexpr,
+    IN_H: tl.constexpr, IN_W: tl.constexpr, OUT_H: tl.constexpr, OUT_W: tl.constexpr,
+    CHANNELS: tl.constexpr, FEATURES: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+    STRIDE: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
+    SHORTCUT: tl.constexpr,
+):  # fmt: skip
+    """dx, the gradient of the argument of relu, whose result was convolved; and its sums as in `output`.
+
+    The argument is x * factor + addend; products are the sums of dx * x. With SHORTCUT relu's result is y,
+    whose gradient has `other` besides; without, y and other are not read.
+    """
+    total, pixel, inside, c = _gradient_tile(
+        dy, w, MEMBERS, IMAGES, IN_H, IN_W, OUT_H, OUT_W, CHANNELS, FEATURES, KH, KW, STRIDE, PAD_H, PAD_W,
+        TILE_M, TILE_N, TILE_K,
+    )  # fmt: skip
+    m = tl.program_id(1)
+    at = pixel[None, :] * CHANNELS + c[:, None]
+    # Pixels beyond the last are zero. Numbers that are rounded pass between threads by half the memory.
+    total = total.to(dx.dtype.element_ty).to(tl.float32)
+    if SHORTCUT:
+        total += tl.load(other + at, mask=inside[None, :], other=0.0).to(tl.float32)
+        positive = tl.load(y + at, mask=inside[None, :], other=0.0) > 0
+    else:
+        narrow = tl.load(x + at, mask=inside[None, :], other=0.0).to(tl.float32)
+        of_channel = m * CHANNELS + c
+        positive = narrow * tl.load(factor + of_channel)[:, None] + tl.load(addend + of_channel)[:, None] > 0
+    rounded = tl.where(positive, total, 0.0).to(dx.dtype.element_ty)
+    tl.store(dx + at, rounded, mask=inside[None, :])
+    wide = rounded.to(tl.float32)
+    tiles_n: tl.constexpr = CHANNELS // TILE_N
+    row = tl.program_id(2) * (tl.num_programs(0) // tiles_n) + tl.program_id(0) // tiles_n
+    of_tile = (row * MEMBERS + m) * CHANNELS + c
+    tl.store(sums + of_tile, tl.sum(wide, 1))
+    # x is read now (again): threads that hold it meanwhile need so many registers that a processor has room
+    # for one program instead of two.
+    tl.debug_barrier()
+    narrow = tl.load(x + at, mask=inside[None, :], other=0.0).to(tl.float32)
+    tl.store(products + of_tile, tl.sum(wide * narrow, 1))
+
+
+@triton.jit
+def _gradient_tile(
+    dy, w,
+    MEMBERS: tl.constexpr, IMAGES: tl.constexpr,
+    IN_H: tl.constexpr, IN_W: tl.constexpr, OUT_H: tl.constexpr, OUT_W: tl.constexpr,
+    CHANNELS: tl.constexpr, FEATURES: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+    STRIDE: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
+):  # fmt: skip
+    """The input's gradient, [TILE_N channels, TILE_M pixels]; the pixels, which of them exist, the channels.
 
     Pixels whose row and column leave the same remainders by STRIDE (program_id 2) have the same taps: every
     STRIDE-th from the first.
@@ -78,7 +140,9 @@ def input_gradient(
     taps_j = (KW - first_j + STRIDE - 1) // STRIDE
     taps = (KH - first_i + STRIDE - 1) // STRIDE * taps_j
     inside = (n < IMAGES) & (h < IN_H) & (v < IN_W)
-    total = tl.zeros((TILE_M, TILE_N), tl.float32)
+    if IMAGES * down * across % TILE_M + IN_H % STRIDE + IN_W % STRIDE == 0:
+        inside = tl.full((TILE_M,), True, tl.int1)  # a mask that hides nothing would take registers
+    total = tl.zeros((TILE_N, TILE_M), tl.float32)
     for step in range(0, taps * blocks):
         tap, f = step // blocks, step % blocks * TILE_K + k
         i, j = tap // taps_j, tap % taps_j
@@ -86,12 +150,10 @@ def input_gradient(
         seen = inside & (row >= 0) & (row < OUT_H) & (column >= 0) & (column < OUT_W)
         pixel = ((n * OUT_H + row) * OUT_W + column) * MEMBERS + m
         kernel = (m * KH + first_i + i * STRIDE) * KW + first_j + j * STRIDE
-        a = tl.load(dy + pixel[:, None] * FEATURES + f[None, :], mask=seen[:, None], other=0.0)
-        b = tl.load(w + (kernel * CHANNELS + c)[None, :] * FEATURES + f[:, None])
+        a = tl.load(w + (kernel * CHANNELS + c)[:, None] * FEATURES + f[None, :])
+        b = tl.load(dy + pixel[None, :] * FEATURES + f[:, None], mask=seen[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision='ieee')
-    pixel = ((n * IN_H + h) * IN_W + v) * MEMBERS + m
-    at = dx + pixel[:, None] * CHANNELS + c[None, :]
-    tl.store(at, total.to(dx.dtype.element_ty), mask=inside[:, None])
+    return total, ((n * IN_H + h) * IN_W + v) * MEMBERS + m, inside, c
 
 
 @triton.jit

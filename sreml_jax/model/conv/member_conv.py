@@ -52,18 +52,16 @@ def conv(
     """
     if algorithm not in CHOICES:
         raise ValueError(f'member_conv is {algorithm!r}; it must be one of {", ".join(CHOICES)}')
-    geometry = _geometry(window_strides, padding, **options)
+    geometry = geometry_of(window_strides, padding, **options)
     return _with_member_rule(geometry, algorithm)(*agree(lhs, rhs))
 
 
 def conv_and_moments(
     lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Sequence[tuple[int, int]],
     **options: Any,
-) -> jax.Array | Convolved:  # fmt: skip
-    """Computes a convolution as 'auto' runs it, with its output's moments where `implicit` gives them."""
-    if not implicit.available():
-        return conv(lhs, rhs, window_strides, padding, **options)
-    geometry = _geometry(window_strides, padding, **options)
+) -> Convolved:  # fmt: skip
+    """Computes a convolution as 'auto' runs it, and its output's moments, which have no derivative."""
+    geometry = geometry_of(window_strides, padding, **options)
     return Convolved(*_with_member_rule(geometry, 'auto', moments=True)(*agree(lhs, rhs)))
 
 
@@ -75,12 +73,12 @@ def trunk_conv(
     **options: Any,
 ) -> jax.Array:
     """Computes a convolution outside vmap as 'auto' runs that of one member; see `conv`."""
-    geometry = _geometry(window_strides, padding, **options)
+    geometry = geometry_of(window_strides, padding, **options)
     x, w = agree(lhs, rhs)
     return convolve_members(x[None], w[None], geometry, 'auto')[0]
 
 
-def _geometry(
+def geometry_of(
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
@@ -89,6 +87,7 @@ def _geometry(
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> Geometry:
+    """Returns the geometry of `lax.conv_general_dilated`'s arguments; raises as `conv` does."""
     del dimension_numbers
     if isinstance(padding, str) or {*(lhs_dilation or ()), *(rhs_dilation or ())} - {1}:
         raise ValueError('a member convolution has explicit padding and no dilation')
@@ -133,8 +132,7 @@ def _members_backward(geometry, algorithm, operands, dy):
     x, w = operands
     dy = _laid_out(keep(dy), algorithm)
     dx = _algorithm('input_gradient', x, w, geometry, algorithm).input_gradient(dy, w, x, geometry)
-    dw = _algorithm('kernel_gradient', x, w, geometry, algorithm).kernel_gradient(x, dy, w, geometry)
-    return _laid_out(dx, algorithm), dw
+    return _laid_out(dx, algorithm), kernel_gradient(x, dy, w, geometry, algorithm)
 
 
 convolve_members.defvjp(_members_forward, _members_backward)
@@ -162,6 +160,13 @@ def _moments_backward(geometry, operands, gradients):
 convolve_with_moments.defvjp(_moments_forward, _moments_backward)
 
 
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, w: jax.Array, geometry: Geometry, algorithm: str = 'auto'
+) -> jax.Array:
+    """Computes the gradient of w; `algorithms` documents the operands."""
+    return _algorithm('kernel_gradient', x, w, geometry, algorithm).kernel_gradient(x, dy, w, geometry)
+
+
 def _laid_out(activations: jax.Array, algorithm: str) -> jax.Array:
     """Returns activations with members beside channels, for 'auto' only.
 
@@ -177,7 +182,8 @@ def _algorithm(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, alg
 def automatic(product: str, x: jax.Array, w: jax.Array, geometry: Geometry) -> str:
     """Returns the key of `algorithms.KNOWN` by which 'auto' runs a product (see `choice.choose`) here."""
     stride, groups = geometry.strides[0], geometry.groups
-    if implicit.runs(x, w, geometry) and choice.prefers_implicit(product, w.shape[1:3], stride, groups):
+    preferred = choice.prefers_implicit(product, w.shape[1:3], stride, groups)
+    if preferred and implicit.runs(product, x, w, geometry):
         return 'implicit'
     size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
     kind = len(w), size, w.shape[1:], stride, groups, is_shared(x)

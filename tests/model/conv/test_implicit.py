@@ -1,13 +1,11 @@
 """The Triton kernels, interpreted on a CPU, beside `lax`; and a model whose convolutions they run."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -15,7 +13,6 @@ from support import interpreter
 from support.near import close
 
 from sreml_jax.model import resnet
-from sreml_jax.model.batch_norm import BatchNorm
 from sreml_jax.model.conv import choice, implicit, member_conv
 from sreml_jax.model.conv.geometry import Geometry
 from sreml_jax.model.ensemble import Ensemble
@@ -107,9 +104,12 @@ def test_narrow_products_are_summed_in_float32_and_rounded_once(groups):
 @pytest.mark.parametrize('shared', [False, True])
 def test_moments_come_with_the_output_and_have_no_gradient(shared):
     x, w = operands(3, 1, (5, 6), 32, 64)
-    x = x[0] if shared else x  # the kernels do not take shared images
+    x = x[0] if shared else x
     conv = functools.partial(member_conv.conv_and_moments, window_strides=(1, 1), padding=[(1, 1)] * 2)
     y, (mean, square) = jax.vmap(conv, (None if shared else 0, 0))(x, w)
+    of_all = jnp.broadcast_to(x, (MEMBERS, *x.shape[-4:]))
+    g = Geometry((1, 1), ((1, 1), (1, 1)), 1)
+    close([y], [jax.vmap(functools.partial(plain, g=g))(of_all, w)], 1e-5)
     close([mean, square], [y.mean((1, 2, 3)), (y**2).mean((1, 2, 3))], 1e-5)
     gradient = jax.grad(lambda w: jax.vmap(conv, (None if shared else 0, 0))(x, w).moments[1].sum())(w)
     assert not gradient.any()
@@ -143,7 +143,7 @@ def test_a_model_computes_the_same_with_and_without_the_kernels(monkeypatch):
     monkeypatch.setattr(implicit, 'serves', lambda dtype: False)
     launched.clear()
     expected = run()
-    assert kernels == {'output', 'input_gradient', 'kernel_gradient'} and not launched
+    assert kernels == {'output', 'input_gradient', 'relu_gradient', 'kernel_gradient'} and not launched
     close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-3)
 
 
@@ -170,56 +170,3 @@ def test_members_and_images_on_several_devices(monkeypatch):
     )(x, w)
     expected = jax.value_and_grad(functools.partial(loss, functools.partial(plain, g=g)), (0, 1))(x, w)
     close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5)
-
-
-class Normalized(nn.Module):
-    """A member: two convolutions, each with BatchNorm and relu."""
-
-    train: bool
-    convolution: Callable | None
-    axis: str | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        for i in range(2):
-            x = nn.Conv(
-                32, (3, 3), padding=1, use_bias=False, conv_general_dilated=self.convolution, name=f'c{i}'
-            )(x)
-            x = BatchNorm(self.train, self.axis, name=f'n{i}')(x, relu=True)
-        return x
-
-
-def normalized(member, train, convolution, axis=None):
-    """The members of a vmapped module: (variables, images) -> loss, statistics."""
-    members = nn.vmap(
-        member, variable_axes={'params': 0, 'batch_stats': 0}, split_rngs={'params': True}, axis_size=MEMBERS
-    )(train, convolution, axis)
-
-    def loss(params, stats, x):
-        variables = {'params': params, 'batch_stats': stats}
-        y, updates = members.apply(variables, x, mutable=['batch_stats'])
-        return (y**3).sum(), updates['batch_stats']
-
-    return members, loss
-
-
-@pytest.mark.parametrize(('train', 'remat'), [(True, False), (True, True), (False, False)])
-def test_moments_of_members_and_images_on_several_devices(train, remat):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((MEMBERS, 4, 4, 4, 32)), np.float32)
-    plain_members, plain_loss = normalized(Normalized, train, None)
-    variables = plain_members.init(jax.random.key(0), x)
-    given = variables['params'], variables['batch_stats']
-    expected = jax.value_and_grad(plain_loss, has_aux=True)(*given, x)
-
-    mesh = jax.make_mesh((2, 1), ('data', 'member'), (AxisType.Auto,) * 2, devices=jax.devices()[:2])
-    member = nn.remat(Normalized) if remat else Normalized
-    _, loss = normalized(member, train, member_conv.conv_and_moments, 'data')
-
-    def whole(params, stats, x):
-        total, stats = loss(params, stats, x)
-        return lax.psum(total, 'data'), stats
-
-    run = jax.value_and_grad(whole, has_aux=True)
-    images = P(None, 'data')
-    found = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P(), P(), images), out_specs=P()))(*given, x)
-    close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-4)

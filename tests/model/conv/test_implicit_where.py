@@ -17,10 +17,10 @@ def kernels(monkeypatch):
     monkeypatch.setattr(implicit, 'available', lambda: True)
 
 
-def runs(x, w, dtype=jnp.bfloat16, **geometry):
+def runs(x, w, dtype=jnp.bfloat16, product='forward', **geometry):
     """Whether they take operands of these shapes."""
     g = Geometry((1, 1), ((1, 1), (1, 1)), 1)._replace(**geometry)
-    return implicit.runs(*(jax.ShapeDtypeStruct(shape, dtype) for shape in (x, w)), g)
+    return implicit.runs(product, *(jax.ShapeDtypeStruct(shape, dtype) for shape in (x, w)), g)
 
 
 X, W = (2, 3, 4, 4, 32), (2, 3, 3, 32, 32)
@@ -31,7 +31,9 @@ X, W = (2, 3, 4, 4, 32), (2, 3, 3, 32, 32)
     [
         (X, W, {}, True),
         (X, W, {'dtype': jnp.float32}, False),
-        (X[1:], W, {}, False),  # shared images
+        (X[1:], W, {}, True),  # shared images
+        (X[1:], W, {'product': 'input_gradient'}, False),
+        ((*X[1:4], 64), (2, 3, 3, 32, 64), {'groups': 2}, False),  # of groups
         ((1, *X[1:]), (1, *W[1:]), {}, False),  # one member: the trunk
         ((*X[:4], 16), (2, 3, 3, 16, 32), {}, False),
         (X, (*W[:4], 16), {}, False),
