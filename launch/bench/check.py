@@ -4,15 +4,19 @@ python launch/bench check                         all four backbones, float32 an
 python launch/bench check --backbones=resnet18
 
 Golden cases: logits in evaluation and the first training loss, beside PyTorch's in float64. Algorithms: each
-product beside lax's convolution of one member after another, in float32. Figures are largest differences,
+product beside lax's convolution of one member after another, in float32. relu: convolutions by `implicit`
+that compute relu themselves, and their gradients, beside XLA's in float32. Figures are largest differences,
 relative to the largest value (of a loss: to the loss). Bounds: 1e-3 in float32, 2% in bfloat16; golden cases
 in bfloat16 have none, since their batches of four images alone round by up to 7%.
 """
 
 import argparse
+import functools
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +24,7 @@ import numpy as np
 from jax import lax
 from measure import keep, keep_so_far
 
+from sreml_jax.model import relu_conv
 from sreml_jax.model.conv import implicit
 from sreml_jax.model.conv.algorithms import ALGORITHMS, KNOWN, Algorithm
 from sreml_jax.model.conv.geometry import Geometry
@@ -50,6 +55,10 @@ def main() -> None:
             keep_so_far(figures, args)
         for algorithm in (*args.algorithms.split(','), *(['implicit'] if implicit.available() else [])):
             figures[name := f'{algorithm} {dtype}'] = found = products(algorithm, dtype)
+            print(f'{name}: {found}', flush=True)
+            keep_so_far(figures, args)
+        if implicit.serves(dtype):
+            figures[name := f'relu {dtype}'] = found = relu_gradients(dtype)
             print(f'{name}: {found}', flush=True)
             keep_so_far(figures, args)
     checked = {
@@ -92,6 +101,40 @@ def products(algorithm: str, dtype: str) -> dict[str, float]:
         found = all_products(KNOWN[algorithm], g, BY_LIBRARY if dtype == 'float32' else None)(x, w, dy)
         for (product, expected), ours in zip(lax_products(x, w, dy, g).items(), found, strict=True):
             largest[product] = max(largest.get(product, 0), difference(ours, expected))
+    return largest
+
+
+def relu_gradients(dtype: str) -> dict[str, float]:
+    """Returns the largest difference of outputs and of each gradient of `relu_conv`, over all geometries."""
+    largest: dict[str, float] = {}
+    for (kernel, stride, groups), shortcut in itertools.product(GEOMETRIES, (False, True)):
+        draw = np.random.default_rng(0).standard_normal
+        shape = MEMBERS, BATCH, SIZE, SIZE, 2 * CHANNELS
+        arrays = draw(shape), *draw((2, MEMBERS, shape[-1])), draw(shape) if shortcut else None
+        w = draw((MEMBERS, kernel, kernel, shape[-1] // groups, shape[-1]))
+        # Both compute with numbers that are exact in either dtype.
+        relu, w = jax.tree.map(lambda x: jnp.asarray(x, dtype).astype(jnp.float32), (arrays, w))
+        relu, padding = relu_conv.Relu(*relu), ((kernel // 2, kernel // 2),) * 2
+
+        def run(relu, w, stride=stride, padding=padding, groups=groups):
+            convolve = functools.partial(
+                relu_conv.conv, relu.x, w, (stride, stride), padding, feature_group_count=groups
+            )
+            return convolve(relu=relu)
+
+        def both(relu, w, run=run):
+            found, transpose = jax.vjp(jax.vmap(run), relu, w)
+            gradients = transpose(jax.tree.map(jnp.ones_like, found))
+            return {'output': found, 'gradient of relu': gradients[0], 'gradient of kernels': gradients[1]}
+
+        narrow = relu._replace(shortcut=relu.shortcut.astype(dtype)) if shortcut else relu
+        found = jax.jit(both)(narrow, w.astype(dtype))
+        with mock.patch.object(implicit, 'runs', lambda *_: False):
+            expected = jax.jit(lambda *given, both=both: both(*given))(relu, w)
+        for name, value in found.items():
+            pairs = zip(jax.tree.leaves(value), jax.tree.leaves(expected[name]), strict=True)
+            differences = [difference(ours, np.asarray(theirs)) for ours, theirs in pairs]
+            largest[name] = max(largest.get(name, 0), *differences)
     return largest
 
 

@@ -4,7 +4,9 @@ python launch/bench convs                                               all four
 python launch/bench convs --backbones=resnet18 --members=4 --size=128   what a CPU can bear
 
 `sreml_jax/model/conv/choice.py` is written from such figures; a GPU's were measured with members first in
-memory. Forward and both gradients are timed apart, since 'auto' chooses for each.
+memory. Forward and both gradients are timed apart, since 'auto' chooses for each. Where `implicit` runs, so
+is what `relu_conv` does in one kernel, the gradient of what relu gave, masked and summed, beside 'auto' and
+XLA's passes.
 """
 
 import argparse
@@ -47,6 +49,10 @@ def main() -> None:
             )
             best, auto = found[product]['winner'], found[product]['auto']
             print(f'  {product:15} GFLOP/s: {rates}; {best}' + ('' if auto == best else f' (auto: {auto})'))
+        for name in ('relu', 'relu after shortcut'):
+            if name in found:
+                ms = ', '.join(f'{way} {1e3 * s:.3f}' for way, s in found[name]['seconds'].items())
+                print(f'  gradient of {name}, ms: {ms}')
     keep(figures, args)
 
 
@@ -75,7 +81,6 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
     x, w, dy = (jnp.asarray(rng.standard_normal(s, np.float32), dtype) for s in (x_shape, w_shape, y_shape))
     gflop = 2e-9 * np.prod(y_shape) * np.prod(w_shape[1:4])
     algorithms = [a for a in args.algorithms.split(',') if a != 'winograd' or w_shape[1] == 3]
-    algorithms += ['implicit'] * implicit.runs(x, w, geometry)
     kernel = 'x'.join(map(str, w_shape[1:3]))
     found = {
         'name': f'{kernel}/{geometry.strides[0]} {x_shape[-1]} -> {w_shape[-1]}, {geometry.groups} groups, '
@@ -83,18 +88,22 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
         'x': x_shape, 'w': w_shape, 'strides': geometry.strides, 'groups': geometry.groups, 'gflop': gflop,
     }  # fmt: skip
     for product in PRODUCTS:
-        seconds = alternate(
-            {name: run(name, product, x, w, dy, geometry) for name in algorithms}, args.repeats
-        )
+        names = [*algorithms, *['implicit'] * implicit.runs(product, x, w, geometry)]
+        seconds = alternate({name: run(name, product, x, w, dy, geometry) for name in names}, args.repeats)
         found[product] = {
             'seconds': seconds,
             'gflop_per_s': {algorithm: gflop / s for algorithm, s in seconds.items()},
             'winner': min(seconds, key=seconds.get),
             'auto': member_conv.automatic(product, x, w, geometry),
         }
+    if implicit.runs('input_gradient', x, w, geometry):
+        for name, shortcut in (('relu', False), ('relu after shortcut', True)):
+            ways = {way: relu_gradient(way, x, w, dy, geometry, shortcut) for way in ('one kernel', 'apart')}
+            found[name] = {'seconds': alternate(ways, args.repeats)}
     return found | {
         'forward_and_backward_seconds': {
-            name: sum(found[p]['seconds'][name] for p in PRODUCTS) for name in algorithms
+            name: sum(found[p]['seconds'][name] for p in PRODUCTS)
+            for name in found['input_gradient']['seconds']
         }
     }
 
@@ -119,4 +128,30 @@ def run(
         return y.transpose(1, 2, 3, 0, 4) if gpu and product != 'kernel_gradient' and y.ndim == 5 else y
 
     compiled = jax.jit(convolve)
+    return lambda: jax.block_until_ready(compiled(*operands))
+
+
+def relu_gradient(
+    way: str, x: jax.Array, w: jax.Array, dy: jax.Array, geometry: Geometry, shortcut: bool
+) -> Callable[[], object]:
+    """Returns a function that computes relu's gradient and its sums in this way, and waits for it."""
+    channels = jnp.ones((len(w), x.shape[-1]), jnp.float32)
+    beside, first = (1, 2, 3, 0, 4), (3, 0, 1, 2, 4)
+
+    def of(x, dy, w, factor, addend):
+        x, dy = x.transpose(first), dy.transpose(first)
+        result = (x, x) if shortcut else None  # relu's, and the gradient besides
+        if way == 'one kernel':
+            d, *sums = implicit.relu_gradient(dy, w, x, factor, addend, result, geometry)
+            return d.transpose(beside), sums
+        algorithm = KNOWN[member_conv.automatic('input_gradient', x, w, geometry)]
+        d = algorithm.input_gradient(dy, w, x, geometry)
+        wide = x.astype(jnp.float32)
+        y = x if shortcut else wide * factor[:, None, None, None] + addend[:, None, None, None]
+        d = jnp.where(y > 0, d + x if shortcut else d, 0)
+        pixels = (1, 2, 3)
+        return d.transpose(beside), (d.sum(pixels, jnp.float32), (d * wide).sum(pixels))
+
+    operands = x.transpose(beside), dy.transpose(beside), w, channels, channels
+    compiled = jax.jit(of)
     return lambda: jax.block_until_ready(compiled(*operands))
