@@ -62,6 +62,20 @@ def test_parts_of_the_bytes(place, part):
     assert kernels.part_of(place) == part
 
 
+@pytest.mark.parametrize(
+    ('name', 'place'),
+    [
+        ('jvp(Ensemble)/vmap(members)/layer2/1/conv2/triton_kernel_call', 'forward, layer2, conv'),
+        ('jvp(Ensemble)/vmap(members)/layer2/1/conv2/relu/max', 'forward, layer2, shortcut, relu'),
+        ('transpose(jvp(Ensemble))/vmap(members)/layer3/0/downsample_bn/mul', 'backward, layer3, bn'),
+        ('jvp(Ensemble)/vmap(members)/layer2/1/bn1/convert_element_type', 'forward, layer2, bn'),
+        ('transpose(jvp(Ensemble))/trunk/max', 'backward, trunk, shortcut, relu'),
+    ],
+)
+def test_places_of_operations(name, place):
+    assert kernels.place_of(name) == place
+
+
 def test_the_config_is_the_one_of_the_flags():
     flags = {'model_type': 'resnet34', 'members': 6, 'batch': 4, 'size': 64, 'dtype': 'float32'}
     config = subject.config_of(argparse.Namespace(**flags, conv='grouped', remat=True))

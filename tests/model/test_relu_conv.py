@@ -111,12 +111,14 @@ def gradient(relu, w, g, dtype=np.float32, tiles=implicit.TILES):
     return found, x, np.where(y > 0, transpose(dz.astype(np.float32))[0], 0), np.where(y > 0, other, 0)
 
 
-@pytest.mark.parametrize(('size', 'shortcut'), [((5, 6), True), ((8, 8), False)])
-def test_a_gradient_over_many_tiles(size, shortcut):
-    """90 pixels, and 192, of which tiles have 64."""
+@pytest.mark.parametrize(
+    ('size', 'stride', 'shortcut'), [((5, 6), 1, True), ((8, 8), 1, False), ((15, 15), 2, True)]
+)
+def test_a_gradient_over_many_tiles(size, stride, shortcut):
+    """Of 64 pixels: 90; 192, which need no mask; 192 of each remainder, some beyond the image."""
     given = operands(size, 64, 64, shortcut=shortcut)
     tiles = implicit.TILES | {'TILE_M': 64, 'TILE_N': 32, 'TILE_K': 32}
-    (d, *sums), x, expected, other = gradient(*given, geometry(), tiles=tiles)
+    (d, *sums), x, expected, other = gradient(*given, geometry(stride), tiles=tiles)
     expected = expected + other if shortcut else expected
     close([d, *sums], [expected, expected.sum((1, 2, 3)), (expected * x).sum((1, 2, 3))], 1e-5)
 
