@@ -11,7 +11,6 @@ in bfloat16 have none, since their batches of four images alone round by up to 7
 """
 
 import argparse
-import functools
 import itertools
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import numpy as np
 from jax import lax
 from measure import keep, keep_so_far
 
-from sreml_jax.model import relu_conv
+from sreml_jax.model import affine, relu_conv
 from sreml_jax.model.conv import implicit
 from sreml_jax.model.conv.algorithms import ALGORITHMS, KNOWN, Algorithm
 from sreml_jax.model.conv.geometry import Geometry
@@ -101,6 +100,10 @@ def products(algorithm: str, dtype: str) -> dict[str, float]:
         found = all_products(KNOWN[algorithm], g, BY_LIBRARY if dtype == 'float32' else None)(x, w, dy)
         for (product, expected), ours in zip(lax_products(x, w, dy, g).items(), found, strict=True):
             largest[product] = max(largest.get(product, 0), difference(ours, expected))
+        if groups == 1:  # shared images
+            ours = jax.jit(lambda x, w, g=g: KNOWN[algorithm].forward(x, w, g))(x[0], w)
+            expected = lax_products(jnp.broadcast_to(x[0], x.shape), w, dy, g)['forward']
+            largest['shared forward'] = max(largest.get('shared forward', 0), difference(ours, expected))
     return largest
 
 
@@ -108,34 +111,48 @@ def relu_gradients(dtype: str) -> dict[str, float]:
     """Returns the largest difference of outputs and of each gradient of `relu_conv`, over all geometries."""
     largest: dict[str, float] = {}
     for (kernel, stride, groups), shortcut in itertools.product(GEOMETRIES, (False, True)):
-        draw = np.random.default_rng(0).standard_normal
+        rng = np.random.default_rng(0)
         shape = MEMBERS, BATCH, SIZE, SIZE, 2 * CHANNELS
-        arrays = draw(shape), *draw((2, MEMBERS, shape[-1])), draw(shape) if shortcut else None
-        w = draw((MEMBERS, kernel, kernel, shape[-1] // groups, shape[-1]))
-        # Both compute with numbers that are exact in either dtype.
-        relu, w = jax.tree.map(lambda x: jnp.asarray(x, dtype).astype(jnp.float32), (arrays, w))
-        relu, padding = relu_conv.Relu(*relu), ((kernel // 2, kernel // 2),) * 2
-
-        def run(relu, w, stride=stride, padding=padding, groups=groups):
-            convolve = functools.partial(
-                relu_conv.conv, relu.x, w, (stride, stride), padding, feature_group_count=groups
-            )
-            return convolve(relu=relu)
-
-        def both(relu, w, run=run):
-            found, transpose = jax.vjp(jax.vmap(run), relu, w)
-            gradients = transpose(jax.tree.map(jnp.ones_like, found))
-            return {'output': found, 'gradient of relu': gradients[0], 'gradient of kernels': gradients[1]}
-
-        narrow = relu._replace(shortcut=relu.shortcut.astype(dtype)) if shortcut else relu
-        found = jax.jit(both)(narrow, w.astype(dtype))
+        # relu's argument is exact in either dtype and an eighth at least from zero: no mask differs.
+        x, more = rng.integers(-8, 9, (2, *shape)) / 4
+        factor, addend = (
+            rng.choice((-2.0, -1.0, 1.0, 2.0), (MEMBERS, shape[-1])),
+            rng.integers(-8, 8, (MEMBERS, shape[-1])) / 4 + 0.125,
+        )
+        w = rng.standard_normal((MEMBERS, kernel, kernel, shape[-1] // groups, shape[-1]))
+        relu = affine.Relu(x, factor, addend, more if shortcut else None)
+        relu, w = jax.tree.map(lambda v: jnp.asarray(v, dtype).astype(jnp.float32), (relu, w))
+        g = Geometry((stride, stride), ((kernel // 2, kernel // 2),) * 2, groups, lax.Precision.HIGHEST)
+        narrow = relu._replace(shortcut=relu.shortcut.astype(dtype) if shortcut else None)
+        found = relu_and_gradients(g)(narrow, w.astype(dtype))
         with mock.patch.object(implicit, 'runs', lambda *_: False):
-            expected = jax.jit(lambda *given, both=both: both(*given))(relu, w)
+            expected = relu_and_gradients(g, BY_LIBRARY)(relu, w)
         for name, value in found.items():
             pairs = zip(jax.tree.leaves(value), jax.tree.leaves(expected[name]), strict=True)
             differences = [difference(ours, np.asarray(theirs)) for ours, theirs in pairs]
             largest[name] = max(largest.get(name, 0), *differences)
     return largest
+
+
+def relu_and_gradients(g: Geometry, options: dict | None = None) -> Callable[..., dict]:
+    """Returns (relu, w) -> what `relu_conv` gives of all members, and the gradients of a random sum of it."""
+
+    def convolve(relu, w):
+        return relu_conv.conv(
+            relu.x, w, g.strides, g.padding, relu=relu, feature_group_count=g.groups, precision=g.precision
+        )
+
+    def both(relu, w):
+        found, transpose = jax.vjp(jax.vmap(convolve), relu, w)
+        keys = jax.random.split(jax.random.key(0), len(leaves := jax.tree.leaves(found)))
+        drawn = [
+            jax.random.normal(k, v.shape, jnp.bfloat16).astype(v.dtype)
+            for k, v in zip(keys, leaves, strict=True)
+        ]
+        of_relu, of_w = transpose(jax.tree.unflatten(jax.tree.structure(found), drawn))
+        return {'output': found, 'gradient of relu': of_relu, 'gradient of kernels': of_w}
+
+    return jax.jit(both, compiler_options=options)
 
 
 def all_products(

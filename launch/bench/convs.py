@@ -4,9 +4,9 @@ python launch/bench convs                                               all four
 python launch/bench convs --backbones=resnet18 --members=4 --size=128   what a CPU can bear
 
 `sreml_jax/model/conv/choice.py` is written from such figures; a GPU's were measured with members first in
-memory. Forward and both gradients are timed apart, since 'auto' chooses for each. Where `implicit` runs, so
-is what `relu_conv` does in one kernel, the gradient of what relu gave, masked and summed, beside 'auto' and
-XLA's passes.
+memory. Forward and both gradients are timed apart, since 'auto' chooses for each. Where `implicit` runs,
+the one kernel of `relu_conv` (the gradient of relu's result, masked and summed) is timed too, beside 'auto'
+and XLA's passes.
 """
 
 import argparse

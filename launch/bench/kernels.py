@@ -69,7 +69,7 @@ def place_of(op_name: str) -> str:
     if 'jvp(' not in op_name:
         return 'Adam and casts'
     stage = re.search(r'trunk|layer[234]|fc', op_name)
-    units = re.findall(r'(?<=/)(?:downsample_)?(conv|bn|fc|relu)\d?(?=/)', op_name)
+    units = re.findall(r'(?<=/)(?:downsample_)?(conv|bn|fc|relu)\d?(?=[./])', op_name)
     unit = units[-1] if units else 'relu'  # relu may be a part of the convolution that reads it
     direction = 'backward' if 'transpose(jvp' in op_name else 'forward'
     return f'{direction}, {stage[0] if stage else "rest"}, {"shortcut, relu" if unit == "relu" else unit}'

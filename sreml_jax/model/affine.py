@@ -10,6 +10,7 @@ gradient is taken, of x's dtype.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,27 @@ def _moments_backward(narrow, x, gradients):
 
 
 moments.defvjp(_moments_forward, _moments_backward)
+
+
+class Relu(NamedTuple):
+    """relu(x * factor + addend + shortcut), before it is computed; the shortcut may be None."""
+
+    x: jax.Array
+    factor: jax.Array
+    addend: jax.Array
+    shortcut: jax.Array | None
+
+    def result(self, dtype: DTypeLike) -> jax.Array:
+        """Computes it: [..., channels] of `dtype`, which holds x exactly and is the shortcut's."""
+        return relu(*self, dtype, dtype)
+
+
+Input = jax.Array | Relu  # of a convolution
+
+
+def computed(x: Input, dtype: DTypeLike | None) -> jax.Array:
+    """Returns an array, or a relu's result of this dtype; None is x's own."""
+    return x.result(dtype or x.x.dtype) if isinstance(x, Relu) else x
 
 
 def relu(

@@ -15,7 +15,6 @@ from jax import lax
 
 from sreml_jax.model import affine
 from sreml_jax.model.conv.moments import Convolved, Moments
-from sreml_jax.model.relu_conv import Relu
 
 MOMENTUM = 0.9  # torch's 0.1: the share of the running statistics that is kept
 EPSILON = 1e-5
@@ -55,9 +54,9 @@ class BatchNorm(nn.Module):
             return affine.relu(x, factor, addend, shortcut, narrow, dtype)
         return (x * factor + addend).astype(dtype)
 
-    def before_relu(self, x: jax.Array | Convolved, shortcut: jax.Array | None) -> Relu:
-        """As a call with `relu`, which is left to the convolution that follows."""
-        return Relu(*self._operands(x), shortcut)
+    def before_relu(self, x: jax.Array | Convolved, shortcut: jax.Array | None) -> affine.Relu:
+        """As a call with `relu`, [..., channels] too, which the convolution that follows computes."""
+        return affine.Relu(*self._operands(x), shortcut)
 
     @nn.compact
     def _operands(self, x: jax.Array | Convolved) -> tuple[jax.Array, jax.Array, jax.Array]:

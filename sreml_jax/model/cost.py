@@ -81,15 +81,15 @@ def kept_bytes(model: Ensemble, image_size: int, batch: int, by_kernels: bool = 
 
     A step keeps the input and the output of every convolution and, on a CPU, the tiles and kernels of
     Winograd's products: XLA computes them once for both passes. With `model.remat` a block keeps only its
-    input until its backward pass. `by_kernels`: `relu_conv` computes the inputs of groups once more. Checked
-    against XLA's compilers (`tests/test_needs.py`).
+    input until its backward pass. `by_kernels`: members compute the inputs of groups again (`relu_conv`).
+    Checked against XLA's compilers (`tests/test_needs.py`).
     """
     kept, most = np.zeros(2, int), np.zeros(2, int)  # elements of activations, and of Winograd
     for block, of_block in itertools.groupby(layers(model, image_size), lambda layer: layer.path[:-1]):
         convolutions = [layer for layer in of_block if len(layer.inputs) == 3]
         own = np.zeros(2, int)
         for layer in convolutions:
-            inputs = 0 if by_kernels and layer.groups > 1 else _inputs(layer, batch)
+            inputs = 0 if by_kernels and layer.groups > 1 < layer.copies else _inputs(layer, batch)
             own += inputs + _outputs(layer, batch), _winograd(layer, batch, model.conv)
         most = max(most, kept + own, key=sum)
         remat = model.remat and len(block) > 1

@@ -11,8 +11,8 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from sreml_jax.model import relu_conv
+from sreml_jax.model.affine import Input, computed
 from sreml_jax.model.conv import implicit, member_conv
-from sreml_jax.model.relu_conv import Input, computed
 from sreml_jax.model.resnet import BACKBONES, POOLS, Backbone, Layers, Stage, channels, max_pool
 
 
@@ -34,7 +34,7 @@ class Trunk(nn.Module):
         if self.stem == 'imagenet':
             x = max_pool(x)
         layer1 = Stage(1, self.backbone, self.layers, self.width, name='layer1')
-        return computed(layer1(x), self.layers.dtype)
+        return cast(jax.Array, layer1(x))  # no relu is deferred here
 
 
 class Member(nn.Module):

@@ -13,34 +13,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from sreml_jax.model import affine
+from sreml_jax.model.affine import Relu
 from sreml_jax.model.conv import implicit
 from sreml_jax.model.conv.algorithms import Geometry, plain
 from sreml_jax.model.conv.member_conv import convolve_with_moments, geometry_of, kernel_gradient
 from sreml_jax.model.conv.moments import Convolved, moments_of
 from sreml_jax.runtime.sharding import agree
 from sreml_jax.runtime.xla import members_beside_channels
-
-
-class Relu(NamedTuple):
-    """relu(x * factor + addend + shortcut), before it is computed; see `affine` for the operands."""
-
-    x: jax.Array
-    factor: jax.Array
-    addend: jax.Array
-    shortcut: jax.Array | None
-
-    def result(self, dtype: Any) -> jax.Array:
-        """Computes it: [..., channels] of `dtype`, which holds x exactly and is the shortcut's."""
-        return affine.relu(*self, dtype, dtype)
-
-
-Input = jax.Array | Relu  # of a convolution
-
-
-def computed(x: Input, dtype: Any) -> jax.Array:
-    """Returns an array, or a relu's result of this dtype; None is x's own."""
-    return x.result(dtype or x.x.dtype) if isinstance(x, Relu) else x
 
 
 class ReluConvolved(NamedTuple):
@@ -122,8 +101,8 @@ def _forward(relu, w, geometry):
     # The kernel reads y. XLA, which can fuse relu into its own products, would write relu's argument too.
     y = lax.optimization_barrier(_result(relu, w.dtype))
     found = _found(relu, y, *convolve_with_moments(y, w, geometry))
-    # ResNeXt's convolutions in groups are as wide as their block and hold the most. What they read is made
-    # again, while the gradient of x is, by one more write.
+    # ResNeXt's convolutions in groups would keep the most. The pass that writes the gradient of their x
+    # writes y again.
     again = geometry.groups > 1 and relu.shortcut is None
     return found, (relu.x.astype(w.dtype), relu.factor, relu.addend, None if again else y, w)
 
@@ -135,7 +114,7 @@ def _backward(geometry, kept, gradients):
     d, of_addend, of_factor = implicit.relu_gradient(dz, w, x, factor, addend, shortcut, geometry)
     d = members_beside_channels(d)
     if y is None:
-        factor, d = lax.optimization_barrier((factor, d))  # or XLA would keep the first one
+        factor, d = lax.optimization_barrier((factor, d))  # or XLA would keep the forward pass's y
         y = _result(Relu(x.astype(factor.dtype), factor, addend, None), w.dtype)
     with jax.named_scope('relu'):
         of_x = d.astype(factor.dtype) * factor[:, None, None, None]

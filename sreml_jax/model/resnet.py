@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from sreml_jax.model.affine import Input, Relu
 from sreml_jax.model.batch_norm import BatchNorm
 from sreml_jax.model.conv.moments import Convolved
-from sreml_jax.model.relu_conv import Input, Relu, ReluConvolved
+from sreml_jax.model.relu_conv import ReluConvolved
 from sreml_jax.runtime.xla import keep
 
 
@@ -66,7 +67,10 @@ class Layers(NamedTuple):
         self, x: Input, name: str, features: int, size: int, stride: int = 1, groups: int = 1
     ) -> tuple[jax.Array | Convolved, Any]:
         """As `conv`; also returns x as an array, or None if it is a relu without a shortcut."""
-        of_relu = functools.partial(self.relu_convolution, relu=x) if self.relu_convolution else None
+        run: Callable[..., Any] | None = self.convolution
+        if isinstance(x, Relu):
+            assert self.relu_convolution, 'or norms would have computed relu'
+            run = functools.partial(self.relu_convolution, relu=x)
         convolve: Any = nn.Conv(
             features,
             (size, size),
@@ -75,7 +79,7 @@ class Layers(NamedTuple):
             feature_group_count=groups,
             use_bias=False,
             dtype=self.dtype,
-            conv_general_dilated=of_relu if isinstance(x, Relu) else self.convolution,
+            conv_general_dilated=run,
             name=name,
         )
         return convolve(x.x) if isinstance(x, Relu) else (convolve(x), x)

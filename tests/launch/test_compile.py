@@ -68,7 +68,8 @@ def test_parts_of_the_bytes(place, part):
         ('jvp(Ensemble)/vmap(members)/layer2/1/conv2/triton_kernel_call', 'forward, layer2, conv'),
         ('jvp(Ensemble)/vmap(members)/layer2/1/conv2/relu/max', 'forward, layer2, shortcut, relu'),
         ('transpose(jvp(Ensemble))/vmap(members)/layer3/0/downsample_bn/mul', 'backward, layer3, bn'),
-        ('jvp(Ensemble)/vmap(members)/layer2/1/bn1/convert_element_type', 'forward, layer2, bn'),
+        ('jvp(Ensemble)/trunk/layer1/0/bn1/convert_element_type', 'forward, trunk, bn'),
+        ('jvp(Ensemble)/layer2/1/bn1.before_relu/bn1._operands/mul', 'forward, layer2, bn'),
         ('transpose(jvp(Ensemble))/trunk/max', 'backward, trunk, shortcut, relu'),
     ],
 )

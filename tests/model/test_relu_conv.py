@@ -12,9 +12,10 @@ from support import interpreter
 from support.near import close
 
 from sreml_jax.model import relu_conv
+from sreml_jax.model.affine import Relu, computed
 from sreml_jax.model.conv import implicit, member_conv
 from sreml_jax.model.conv.moments import Convolved
-from sreml_jax.model.relu_conv import Relu, ReluConvolved
+from sreml_jax.model.relu_conv import ReluConvolved
 from sreml_jax.model.resnet import BACKBONES, BasicBlock, Layers
 
 MEMBERS = 2
@@ -23,6 +24,16 @@ MEMBERS = 2
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
     interpreter.install(monkeypatch, np.float32)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The names of the kernels that run."""
+    names, launch = [], implicit._launch
+    monkeypatch.setattr(
+        implicit, '_launch', lambda kernel, *given: names.append(kernel) or launch(kernel, *given)
+    )
+    return names
 
 
 def operands(size, channels, features, kernel=3, groups=1, shortcut=True, dtype=np.float32):
@@ -92,10 +103,32 @@ def geometry(stride=1, pad=1, groups=1):
         (3, 1, 1, 1, (4, 4), 8, 16),  # the kernels do not take so few channels
     ],
 )
-def test_outputs_and_gradients_are_lax_s(kernel, stride, pad, groups, size, channels, features, shortcut):
+def test_outputs_and_gradients_are_lax_s(
+    kernel, stride, pad, groups, size, channels, features, shortcut, launched
+):
     given = operands(size, channels, features, kernel, groups, shortcut)
     g = geometry(stride, pad, groups)
     close(run(ours(g), *given), run(plain(g), *given), 1e-5)
+    assert ('relu_gradient' in launched) is (channels > 8)
+
+
+def test_one_relu_may_be_convolved_by_all_members():
+    relu, w = operands((4, 4), 32, 32)
+    relu = jax.tree.map(lambda v: v[0], relu)
+    found, expected = (jax.vmap(conv(geometry()), (None, 0))(relu, w) for conv in (ours, plain))
+    close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5)
+
+
+def test_what_is_not_finite_reaches_the_gradients_of_its_member():
+    """So that `skip_nonfinite` notices it."""
+    relu, w = operands((4, 4), 32, 32)
+    found, transpose = jax.vjp(jax.vmap(ours(geometry())), relu, w)
+    weights = jax.tree.map(jnp.ones_like, found)
+    output = weights.convolved.output.at[0, 1, 2, 2, 3].set(jnp.nan)
+    of_relu, dw = transpose(weights._replace(convolved=weights.convolved._replace(output=output)))
+    for member, finite in ((0, False), (1, True)):
+        leaves = [*of_relu, dw]
+        assert all(bool(jnp.isfinite(leaf[member]).all()) is finite for leaf in leaves)
 
 
 def gradient(relu, w, g, dtype=np.float32, tiles=implicit.TILES):
@@ -156,7 +189,7 @@ class Blocks(nn.Module):
         block = nn.remat(BasicBlock) if self.layers.remat else BasicBlock
         for i in range(2):
             x = block(32, 1, BACKBONES['resnet18'], self.layers, name=str(i))(x)
-        return x.result(np.float32) if isinstance(x, Relu) else x
+        return computed(x, np.float32)
 
 
 def blocks(layers):
@@ -172,10 +205,7 @@ def blocks(layers):
 
 
 @pytest.mark.parametrize('remat', [False, True])
-def test_blocks_of_members_with_images_on_several_devices(remat, monkeypatch):
-    launched = []
-    launch = implicit._launch
-    monkeypatch.setattr(implicit, '_launch', lambda kernel, *a: launched.append(kernel) or launch(kernel, *a))
+def test_blocks_of_members_with_images_on_several_devices(remat, launched):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((MEMBERS, 4, 4, 4, 32)), np.float32)
     members, loss = blocks(Layers(True))
     variables = members.init(jax.random.key(0), x)

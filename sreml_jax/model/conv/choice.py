@@ -39,8 +39,8 @@ forward column of 'matmul' and 'grouped' is with XLA's pass over the output for 
 Of 32 groups of 8 channels, 32x32, XLA's grouped convolutions took 0.66, 0.51 and 0.38; `implicit` with blocks
 of 32 channels, by the host's clock, 0.45, 0.42 and 0.73 with pixels as rows of a tile, and 0.70 forward with
 features as rows, of which 32 are too few. NOT MEASURED: blocks of 64; what the rules extend these rows to;
-the trunk's images, which a kernel takes forward as those of one member with all features; and the gradients
-of `relu_conv`, which are `implicit`'s wherever it runs.
+the trunk's images, which a kernel takes forward as those of one member with all features; and the input
+gradients of `relu_conv`, which are `implicit`'s wherever it runs.
 """
 
 import math

@@ -1,8 +1,9 @@
 """Convolutions of all members as products whose patches are gathered while they are multiplied.
 
-One Triton kernel a product, for Hopper GPUs and bfloat16: nothing but operands and result is read and
-written. Activations are taken and given with members beside channels (`runtime.xla`). `algorithms` documents
-the operands. jax-triton, an extra, compiles the kernels.
+One Triton kernel a product, and one for the gradient of an input that relu made (`relu_conv`), for Hopper
+GPUs and bfloat16: nothing but operands and results is read and written. Activations are taken and given with
+members beside channels (`runtime.xla`). `algorithms` documents the operands. jax-triton, an extra, compiles
+the kernels.
 """
 
 import functools
@@ -87,13 +88,13 @@ def relu_gradient(dy, w, x, factor, addend, shortcut, g, tiles=TILES):
     """Returns the gradient of the argument of relu, whose result was convolved; and its float32 sums.
 
     Args:
-      dy: gradient of the convolution's output.
-      w: its kernels.
+      dy: gradient of the convolution's output, [members, images, height', width', features].
+      w: its kernels, [members, kh, kw, channels / groups, features].
       x: [members, images, height, width, channels]; the argument is x * factor + addend, with a shortcut or
         without.
       factor: float32 [members, channels].
       addend: likewise.
-      shortcut: None without one, else relu's result, and the gradient of it that does not come by dy.
+      shortcut: None without one, else relu's result and the gradient of it that does not come by dy, like x.
       g: the convolution's geometry.
       tiles: of the kernel.
 

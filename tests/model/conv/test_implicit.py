@@ -101,14 +101,15 @@ def test_narrow_products_are_summed_in_float32_and_rounded_once(groups):
     close([squares], [(rounded**2).sum((1, 2, 3)).astype(np.float32)], 1e-5)
 
 
-@pytest.mark.parametrize('shared', [False, True])
-def test_moments_come_with_the_output_and_have_no_gradient(shared):
+@pytest.mark.parametrize(('shared', 'stride'), [(False, 1), (True, 1), (True, 2)])
+def test_moments_come_with_the_output_and_have_no_gradient(shared, stride):
     x, w = operands(3, 1, (5, 6), 32, 64)
     x = x[0] if shared else x
-    conv = functools.partial(member_conv.conv_and_moments, window_strides=(1, 1), padding=[(1, 1)] * 2)
+    strides = stride, stride
+    conv = functools.partial(member_conv.conv_and_moments, window_strides=strides, padding=[(1, 1)] * 2)
     y, (mean, square) = jax.vmap(conv, (None if shared else 0, 0))(x, w)
     of_all = jnp.broadcast_to(x, (MEMBERS, *x.shape[-4:]))
-    g = Geometry((1, 1), ((1, 1), (1, 1)), 1)
+    g = Geometry(strides, ((1, 1), (1, 1)), 1)
     close([y], [jax.vmap(functools.partial(plain, g=g))(of_all, w)], 1e-5)
     close([mean, square], [y.mean((1, 2, 3)), (y**2).mean((1, 2, 3))], 1e-5)
     gradient = jax.grad(lambda w: jax.vmap(conv, (None if shared else 0, 0))(x, w).moments[1].sum())(w)
