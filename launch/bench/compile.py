@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from kernels import Kernel, kernels, part_of
+from kernels import Kernel, kernels, parts_of
 from measure import keep, positive
 
 from sreml_jax.configs import default
@@ -92,9 +92,7 @@ def main() -> None:
     found = list(kernels(compiled.as_text()))
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    parts = dict.fromkeys(('convolutions', 'BatchNorm, relu, shortcuts, rest', 'Adam and casts'), 0.0)
-    for kernel in found:
-        parts[part_of(kernel.where)] += kernel.nbytes / 1e9
+    parts = {part: size / 1e9 for part, size in parts_of(found).items()}
     total = sum(parts.values())
     figures = {
         "Triton's kernels": by_kernels and args.conv == 'auto' and args.dtype == 'bfloat16',

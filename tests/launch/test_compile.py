@@ -37,10 +37,10 @@ ENTRY %main (a: bf16[8,16], b: bf16[16,4], w: f32[4,4]) -> (f32[4,4], pred[]) {
 def test_kernels_of_a_program():
     a, b, y, w = 8 * 16 * 2, 16 * 4 * 2, 8 * 4 * 2, 4 * 4 * 4  # bytes of each array
     assert list(kernels.kernels(PROGRAM)) == [
-        ('product, fused', 'forward, layer3, conv', a + b + y),
-        ('__cudnn$convForward', 'backward, layer2, conv', y + b + y + 100),
-        ('copy', 'forward, trunk, bn', y + y),
-        ('loop_add_fusion', 'Adam and casts', w + w + 1),
+        ('product, fused', 'forward, layer3, conv', a + b + y, 0),
+        ('__cudnn$convForward', 'backward, layer2, conv', y + b + y + 100, 0),
+        ('copy', 'forward, trunk, bn', y + y, 0),
+        ('loop_add_fusion', 'Adam and casts', w + w + 1, 0),
     ]
 
 
@@ -49,17 +49,29 @@ def test_a_program_without_entry_is_refused():
         list(kernels.kernels('HloModule nothing'))
 
 
-@pytest.mark.parametrize(
-    ('place', 'part'),
-    [
-        ('Adam and casts', 'Adam and casts'),
-        ('backward, layer4, conv', 'convolutions'),
-        ('forward, rest, shortcut, relu', 'BatchNorm, relu, shortcuts, rest'),
-        ('forward, fc, fc', 'BatchNorm, relu, shortcuts, rest'),
-    ],
-)
-def test_parts_of_the_bytes(place, part):
-    assert kernels.part_of(place) == part
+def test_parts_of_the_bytes():
+    places = {
+        'Adam and casts': 1, 'backward, layer4, conv': 2, 'forward, rest, shortcut, relu': 4, 'forward, fc, fc': 8,
+        'forward, layer2, bn': 16,
+    }  # fmt: skip
+    found = [kernels.Kernel('', place, size) for place, size in places.items()]
+    found.append(kernels.Kernel('', 'backward, layer2, conv', 96, 64))
+    assert list(kernels.parts_of(found).values()) == [2 + 32, 4 + 8 + 16 + 64, 1]
+
+
+def test_what_a_gradient_moves_for_relu_is_counted_apart():
+    program = """ENTRY %main (dy: bf16[8,4], w: bf16[16,4], x: bf16[8,16], f: f32[16]) -> bf16[8,16] {
+  %dy = bf16[8,4]{1,0} parameter(0)
+  %w = bf16[16,4]{1,0} parameter(1)
+  %x = bf16[8,16]{1,0} parameter(2)
+  %f = f32[16]{0} parameter(3)
+  %call.1 = (bf16[8,16]{1,0}, f32[1,16]{1,0}) custom-call(%dy, %w, %x, %f), custom_call_target="triton_kernel_call", metadata={op_name="transpose(jvp(Ensemble))/layer2/1/conv2/relu_gradient/triton_kernel_call"}
+}
+"""
+    dy, w, x, f = 8 * 4 * 2, 16 * 4 * 2, 8 * 16 * 2, 16 * 4
+    assert list(kernels.kernels(program)) == [
+        ('triton_kernel_call', 'backward, layer2, conv', dy + w + x + x + f + f, x + f + f)
+    ]
 
 
 @pytest.mark.parametrize(
