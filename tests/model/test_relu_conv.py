@@ -90,17 +90,18 @@ def geometry(stride=1, pad=1, groups=1):
     return {'stride': (stride, stride), 'padding': ((pad, pad), (pad, pad)), 'groups': groups}
 
 
-@pytest.mark.parametrize('shortcut', [False, True])
 @pytest.mark.parametrize(
-    ('kernel', 'stride', 'pad', 'groups', 'size', 'channels', 'features'),
+    ('kernel', 'stride', 'pad', 'groups', 'size', 'channels', 'features', 'shortcut'),
     [
-        (3, 1, 1, 1, (5, 6), 32, 64),
-        (3, 2, 1, 1, (8, 8), 64, 32),
-        (3, 2, 1, 1, (7, 5), 32, 96),
-        (1, 1, 0, 1, (7, 9), 192, 32),
-        (3, 1, 1, 16, (5, 6), 64, 64),
-        (3, 2, 1, 2, (5, 6), 128, 64),
-        (3, 1, 1, 1, (4, 4), 8, 16),  # the kernels do not take so few channels
+        (3, 1, 1, 1, (5, 6), 32, 64, False),
+        (3, 2, 1, 1, (8, 8), 64, 32, True),
+        (3, 2, 1, 1, (7, 5), 32, 32, False),
+        (1, 1, 0, 1, (7, 9), 96, 32, False),
+        (1, 1, 0, 1, (7, 9), 96, 32, True),
+        (3, 1, 1, 16, (5, 6), 64, 64, False),
+        (3, 2, 1, 2, (4, 5), 128, 64, False),
+        (3, 1, 1, 2, (4, 4), 128, 64, True),
+        (3, 1, 1, 1, (4, 4), 8, 16, True),  # the kernels do not take so few channels
     ],
 )
 def test_outputs_and_gradients_are_lax_s(
