@@ -11,7 +11,6 @@ in bfloat16 have none, since their batches of four images alone round by up to 7
 """
 
 import argparse
-import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +35,7 @@ DTYPES = ('float32', 'bfloat16')
 BOUNDS = {'float32': 1e-3, 'bfloat16': 2e-2}
 MEMBERS, BATCH, SIZE, CHANNELS = 3, 2, 8, 32
 GEOMETRIES = ((1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 4), (3, 2, 4))  # kernel, stride, groups
+OF_RELU = ((1, 1, 1, True), (3, 1, 1, False), (3, 2, 1, True), (3, 1, 4, False))  # and a shortcut
 
 
 def main() -> None:
@@ -108,9 +108,9 @@ def products(algorithm: str, dtype: str) -> dict[str, float]:
 
 
 def relu_gradients(dtype: str) -> dict[str, float]:
-    """Returns the largest difference of outputs and of each gradient of `relu_conv`, over all geometries."""
+    """Returns the largest difference of outputs and of each gradient of `relu_conv`, over its geometries."""
     largest: dict[str, float] = {}
-    for (kernel, stride, groups), shortcut in itertools.product(GEOMETRIES, (False, True)):
+    for kernel, stride, groups, shortcut in OF_RELU:
         rng = np.random.default_rng(0)
         shape = MEMBERS, BATCH, SIZE, SIZE, 2 * CHANNELS
         # relu's argument is exact in either dtype and an eighth at least from zero: no mask differs.
