@@ -119,7 +119,7 @@ class Ensemble(nn.Module):
         )
         of_members: Any = functools.partial(member_conv.conv, algorithm=self.conv)
         layers = layers._replace(convolution=of_members)
-        if train and self.conv == 'auto' and implicit.available():
+        if train and self.conv == 'auto' and implicit.serves(self.dtype or jnp.float32):
             layers = layers._replace(
                 convolution=member_conv.conv_and_moments, relu_convolution=relu_conv.conv
             )
