@@ -115,10 +115,9 @@ def relu_gradients(dtype: str) -> dict[str, float]:
         shape = MEMBERS, BATCH, SIZE, SIZE, 2 * CHANNELS
         # relu's argument is exact in either dtype and an eighth at least from zero: no mask differs.
         x, more = rng.integers(-8, 9, (2, *shape)) / 4
-        factor, addend = (
-            rng.choice((-2.0, -1.0, 1.0, 2.0), (MEMBERS, shape[-1])),
-            rng.integers(-8, 8, (MEMBERS, shape[-1])) / 4 + 0.125,
-        )
+        of_channels = MEMBERS, shape[-1]
+        factor = rng.choice((-2.0, -1.0, 1.0, 2.0), of_channels)
+        addend = rng.integers(-8, 8, of_channels) / 4 + 0.125
         w = rng.standard_normal((MEMBERS, kernel, kernel, shape[-1] // groups, shape[-1]))
         relu = affine.Relu(x, factor, addend, more if shortcut else None)
         relu, w = jax.tree.map(lambda v: jnp.asarray(v, dtype).astype(jnp.float32), (relu, w))
