@@ -276,9 +276,9 @@ assert not list(Path(prepared).rglob('incomplete*'))
 """
 
 
-def test_killed_ten_times_the_next_three_runs_complete_it_once(tmp_path):
+def test_killed_five_times_the_next_three_runs_complete_it_once(tmp_path):
     pictures.write_classes(tmp_path / 'data', 6, 20)
-    arguments = [str(tmp_path / 'data'), str(tmp_path / 'prepared'), '10', '3']
+    arguments = [str(tmp_path / 'data'), str(tmp_path / 'prepared'), '5', '3']
     done = subprocess.run([sys.executable, '-c', PROCESSES, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     decoded, train, test = map(int, done.stdout.split())
