@@ -6,7 +6,8 @@ gpu-venv/bin/python launch/bench compile --card=h100 --model_type=resnet18
 XLA's GPU compiler needs only a description of the card. The result is the program that the card would run,
 except for autotuning (the choice of cuDNN's and cuBLAS' kernels and of tiles). A kernel's bytes are those of
 its operands and results. At the card's measured copy rate they gave the time of elementwise kernels on an
-H100 within a fifth; concatenations and slices took up to twice that (2026-11-27).
+H100 within a fifth; concatenations and slices took up to twice that (2026-11-27). The three sums of GB count
+what an input gradient's kernel moves for relu with relu, the tables below them with its convolution.
 """
 
 import argparse

@@ -55,7 +55,7 @@ class BatchNorm(nn.Module):
         return (x * factor + addend).astype(dtype)
 
     def before_relu(self, x: jax.Array | Convolved, shortcut: jax.Array | None) -> affine.Relu:
-        """As a call with `relu`, [..., channels] too, which the convolution that follows computes."""
+        """Returns the operands of the relu that a call with `relu` computes, for the next convolution."""
         return affine.Relu(*self._operands(x), shortcut)
 
     @nn.compact

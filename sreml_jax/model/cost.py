@@ -81,7 +81,7 @@ def kept_bytes(model: Ensemble, image_size: int, batch: int, by_kernels: bool = 
 
     A step keeps the input and the output of every convolution and, on a CPU, the tiles and kernels of
     Winograd's products: XLA computes them once for both passes. With `model.remat` a block keeps only its
-    input until its backward pass. `by_kernels`: members compute the inputs of groups again (`relu_conv`).
+    input until its backward pass. `by_kernels`: members compute the inputs of convolutions in groups again.
     Checked against XLA's compilers (`tests/test_needs.py`).
     """
     kept, most = np.zeros(2, int), np.zeros(2, int)  # elements of activations, and of Winograd

@@ -38,7 +38,7 @@ def conv(
     relu: Relu,
     **options: Any,
 ) -> ReluConvolved:
-    """Computes relu and a convolution of its result, as `member_conv.conv_and_moments` does.
+    """Computes relu, a convolution of its result as 'auto' runs it, and the output's moments.
 
     Args:
       lhs: not read: relu's x, as `flax.linen.Conv` has rounded it.

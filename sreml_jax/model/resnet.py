@@ -94,7 +94,7 @@ class Layers(NamedTuple):
         return norm.before_relu(x, None) if self.relu_convolution else norm(x, relu=True)
 
     def end_of_block(self, x: jax.Array | Convolved, name: str, shortcut: jax.Array) -> Input:
-        """Batch normalization, shortcut and relu, which `remat` computes within the block."""
+        """Batch normalization, shortcut and relu; with `remat`, relu is computed within the block."""
         norm = self.norm(name)
         deferred = self.relu_convolution and not self.remat
         return norm.before_relu(x, shortcut) if deferred else norm(x, shortcut, relu=True)

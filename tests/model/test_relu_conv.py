@@ -140,8 +140,8 @@ def gradient(relu, w, g, dtype=np.float32, tiles=implicit.TILES):
     )
     dz, other = (np.random.default_rng(1).standard_normal(v.shape).astype(dtype) for v in (result, y))
     shortcut = None if relu.shortcut is None else (y, jnp.asarray(other))
-    dz, found = jnp.asarray(dz), member_conv.geometry_of(g['stride'], g['padding'])
-    found = implicit.relu_gradient(dz, w, x, relu.factor, relu.addend, shortcut, found, tiles)
+    dz, of_conv = jnp.asarray(dz), member_conv.geometry_of(g['stride'], g['padding'])
+    found = implicit.relu_gradient(dz, w, x, relu.factor, relu.addend, shortcut, of_conv, tiles)
     return found, x, np.where(y > 0, transpose(dz.astype(np.float32))[0], 0), np.where(y > 0, other, 0)
 
 
@@ -149,7 +149,7 @@ def gradient(relu, w, g, dtype=np.float32, tiles=implicit.TILES):
     ('size', 'stride', 'shortcut'), [((5, 6), 1, True), ((8, 8), 1, False), ((15, 15), 2, True)]
 )
 def test_a_gradient_over_many_tiles(size, stride, shortcut):
-    """Of 64 pixels: 90; 192, which need no mask; 192 of each remainder, some beyond the image."""
+    """Tiles of 64 pixels: over 90; over 192, without a mask; over 192 of each remainder, some beyond."""
     given = operands(size, 64, 64, shortcut=shortcut)
     tiles = implicit.TILES | {'TILE_M': 64, 'TILE_N': 32, 'TILE_K': 32}
     (d, *sums), x, expected, other = gradient(*given, geometry(stride), tiles=tiles)
@@ -157,7 +157,7 @@ def test_a_gradient_over_many_tiles(size, stride, shortcut):
     close([d, *sums], [expected, expected.sum((1, 2, 3)), (expected * x).sum((1, 2, 3))], 1e-5)
 
 
-def test_a_narrow_gradient_is_rounded_before_and_after_the_shortcut_s_is_added():
+def test_a_narrow_gradient_is_rounded_twice_at_most_and_its_sums_are_of_what_was_rounded():
     given = operands((4, 4), 32, 32, dtype=np.float16)
     (d, *sums), x, exact, other = gradient(*given, geometry(), np.float16)
     between = np.abs(exact) + np.abs(exact + other) + 1e-4

@@ -38,9 +38,9 @@ forward column of 'matmul' and 'grouped' is with XLA's pass over the output for 
 
 Of 32 groups of 8 channels, 32x32, XLA's grouped convolutions took 0.66, 0.51 and 0.38; `implicit` with blocks
 of 32 channels, by the host's clock, 0.45, 0.42 and 0.73 with pixels as rows of a tile, and 0.70 forward with
-features as rows, of which 32 are too few. NOT MEASURED: blocks of 64; what the rules extend these rows to;
-the trunk's images, which a kernel takes forward as those of one member with all features; and the input
-gradients of `relu_conv`, which are `implicit`'s wherever it runs.
+features as rows, of which 32 are too few. NOT MEASURED: blocks of 64; input gradients with channels as rows,
+as they are now (the table's had pixels); the trunk's images, which a kernel takes forward as those of one
+member with all features; the input gradients of `relu_conv`; and what the rules extend these rows to.
 """
 
 import math
@@ -89,7 +89,10 @@ def choose(
 
 
 def prefers_implicit(product: str, window: tuple[int, ...], stride: int, groups: int) -> bool:
-    """Whether `implicit` runs this product wherever it can; see `choose` for the arguments."""
+    """Whether `implicit` runs this product wherever it can; see `choose` for the arguments.
+
+    The input gradients of `relu_conv`, which do more, are `implicit`'s in any case.
+    """
     if groups > 1:
         return product != 'kernel_gradient'
     return window != (1, 1) or stride > 1 or product == 'forward'

@@ -88,7 +88,7 @@ def relu_gradient(
     )  # fmt: skip
     m = tl.program_id(1)
     at = pixel[None, :] * CHANNELS + c[:, None]
-    # Pixels beyond the last are zero. Numbers that are rounded pass between threads by half the memory.
+    # Pixels beyond the last are zero. Rounding first halves the memory by which threads exchange the tile.
     total = total.to(dx.dtype.element_ty).to(tl.float32)
     if SHORTCUT:
         total += tl.load(other + at, mask=inside[None, :], other=0.0).to(tl.float32)
@@ -104,8 +104,8 @@ def relu_gradient(
     row = tl.program_id(2) * (tl.num_programs(0) // tiles_n) + tl.program_id(0) // tiles_n
     of_tile = (row * MEMBERS + m) * CHANNELS + c
     tl.store(sums + of_tile, tl.sum(wide, 1))
-    # x is read now (again): threads that hold it meanwhile need so many registers that a processor has room
-    # for one program instead of two.
+    # x is read only now, or again: threads that held it meanwhile would need so many registers that a
+    # processor had room for one program instead of two.
     tl.debug_barrier()
     narrow = tl.load(x + at, mask=inside[None, :], other=0.0).to(tl.float32)
     tl.store(products + of_tile, tl.sum(wide * narrow, 1))
