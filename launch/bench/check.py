@@ -6,8 +6,9 @@ python launch/bench check --backbones=resnet18
 Golden cases: logits in evaluation and the first training loss, beside PyTorch's in float64. Algorithms: each
 product, and forward of images that members share, beside lax's convolution of one member after another, in
 float32. relu: convolutions by `implicit` that compute relu themselves, and their gradients, beside XLA's in
-float32. Figures are largest differences, relative to the largest value (of a loss: to the loss). Bounds: 1e-3 in float32, 2% in bfloat16; golden cases
-in bfloat16 have none, since their batches of four images alone round by up to 7%.
+float32. Figures are largest differences, relative to the largest value (of a loss: to the loss). Bounds: 1e-3
+in float32, 2% in bfloat16; golden cases in bfloat16 have none, since their batches of four images alone round
+by up to 7%.
 """
 
 import argparse
