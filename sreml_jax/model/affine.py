@@ -14,10 +14,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 
-from sreml_jax.model.conv import implicit
 from sreml_jax.model.conv.moments import Moments, moments_of, values
 from sreml_jax.runtime.sharding import agree
 
@@ -103,9 +101,6 @@ def _relu_of_sum(x, factor, addend, shortcut, narrow, dtype):
 
 def _relu_of_sum_forward(x, factor, addend, shortcut, narrow, dtype):
     y = _relu_of_sum(x, factor, addend, shortcut, narrow, dtype)
-    if implicit.serves(narrow):
-        # Kernels read y. For products, which can apply relu as they read, XLA would write its argument too.
-        y = lax.optimization_barrier(y)
     return y, (x.astype(narrow), factor, y)  # the next convolution keeps y too
 
 

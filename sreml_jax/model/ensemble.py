@@ -117,8 +117,7 @@ class Ensemble(nn.Module):
             out_axes=1,
             axis_size=self.members,
         )
-        of_members: Any = functools.partial(member_conv.conv, algorithm=self.conv)
-        layers = layers._replace(convolution=of_members)
+        layers = layers._replace(convolution=functools.partial(member_conv.conv, algorithm=self.conv))
         if train and self.conv == 'auto' and implicit.serves(self.dtype or jnp.float32):
             layers = layers._replace(
                 convolution=member_conv.conv_and_moments, relu_convolution=relu_conv.conv
