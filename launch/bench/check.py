@@ -37,7 +37,7 @@ BOUNDS = {'float32': 1e-3, 'bfloat16': 2e-2}
 MEMBERS, BATCH, SIZE, CHANNELS = 3, 2, 8, 32
 GEOMETRIES = ((1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 4), (3, 2, 4))  # kernel, stride, groups
 # Likewise, and with a shortcut.
-OF_RELU = ((1, 1, 1, True), (3, 1, 1, False), (3, 2, 1, True), (3, 1, 4, False))
+OF_RELU = ((1, 1, 1, 1), (1, 1, 1, 2), (3, 1, 1, 0), (3, 2, 1, 2), (3, 1, 4, 0))
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def products(algorithm: str, dtype: str) -> dict[str, float]:
 def relu_gradients(dtype: str) -> dict[str, float]:
     """Returns the largest difference of outputs and of each gradient of `relu_conv`, over its geometries."""
     largest: dict[str, float] = {}
-    for kernel, stride, groups, shortcut in OF_RELU:
+    for kernel, stride, groups, every in OF_RELU:
         rng = np.random.default_rng(0)
         shape = MEMBERS, BATCH, SIZE, SIZE, 2 * CHANNELS
         # relu's argument is exact in either dtype and an eighth at least from zero: no mask differs.
@@ -123,13 +123,13 @@ def relu_gradients(dtype: str) -> dict[str, float]:
         factor = rng.choice((-2.0, -1.0, 1.0, 2.0), of_channels)
         addend = rng.integers(-8, 8, of_channels) / 4 + 0.125
         w = rng.standard_normal((MEMBERS, kernel, kernel, shape[-1] // groups, shape[-1]))
-        relu = affine.Relu(x, factor, addend, more if shortcut else None)
+        relu = affine.Relu(x, factor, addend, more if every else None)
         relu, w = jax.tree.map(lambda v: jnp.asarray(v, dtype).astype(jnp.float32), (relu, w))
         g = Geometry((stride, stride), ((kernel // 2, kernel // 2),) * 2, groups, lax.Precision.HIGHEST)
-        narrow = relu._replace(shortcut=relu.shortcut.astype(dtype) if shortcut else None)
-        found = relu_and_gradients(g)(narrow, w.astype(dtype))
+        narrow = relu._replace(shortcut=relu.shortcut.astype(dtype) if every else None)
+        found = relu_and_gradients(g, every)(narrow, w.astype(dtype))
         with mock.patch.object(implicit, 'runs', lambda *_: False):
-            expected = relu_and_gradients(g, BY_LIBRARY)(relu, w)
+            expected = relu_and_gradients(g, every, BY_LIBRARY)(relu, w)
         for name, value in found.items():
             pairs = zip(jax.tree.leaves(value), jax.tree.leaves(expected[name]), strict=True)
             differences = [difference(ours, np.asarray(theirs)) for ours, theirs in pairs]
@@ -137,13 +137,14 @@ def relu_gradients(dtype: str) -> dict[str, float]:
     return largest
 
 
-def relu_and_gradients(g: Geometry, options: dict | None = None) -> Callable[..., dict]:
+def relu_and_gradients(g: Geometry, every: int, options: dict | None = None) -> Callable[..., dict]:
     """Returns (relu, w) -> what `relu_conv` gives of all members, and the gradients of a random sum of it."""
 
     def convolve(relu, w):
         return relu_conv.conv(
-            relu.x, w, g.strides, g.padding, relu=relu, feature_group_count=g.groups, precision=g.precision
-        )
+            relu.x, w, g.strides, g.padding, relu=relu, every=every or 1,
+            feature_group_count=g.groups, precision=g.precision,
+        )  # fmt: skip
 
     def both(relu, w):
         found, transpose = jax.vjp(jax.vmap(convolve), relu, w)

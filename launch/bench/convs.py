@@ -140,7 +140,7 @@ def relu_gradient(
 
     def of(x, dy, w, factor, addend):
         x, dy = x.transpose(first), dy.transpose(first)
-        result = (x, x) if shortcut else None  # relu's, and the gradient besides
+        result = implicit.Shortcut(x, x) if shortcut else None
         if way == 'one kernel':
             d, *sums = implicit.relu_gradient(dy, w, x, factor, addend, result, geometry)
             return d.transpose(beside), sums

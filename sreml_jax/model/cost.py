@@ -109,7 +109,7 @@ def forward_bytes(model: Ensemble, image_size: int, batch: int) -> int:
 
 
 def _inputs(layer: Layer, batch: int) -> int:
-    if layer.path[-1] == 'downsample_conv':  # it shares the input of the block's conv1
+    if layer.path[-1] == 'downsample_conv':  # it reads pixels of the input of the block's conv1
         return 0
     return math.prod(layer.inputs) * batch * (1 if layer.shared else layer.copies)
 

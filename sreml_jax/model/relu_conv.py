@@ -23,7 +23,7 @@ from sreml_jax.runtime.xla import members_beside_channels
 
 
 class ReluConvolved(NamedTuple):
-    """A convolution of a relu's result, with its moments; and this result, if a shortcut was added."""
+    """A convolution of a relu's result, with its moments; and pixels of this result, if it had a shortcut."""
 
     convolved: Convolved
     activation: jax.Array | None
@@ -36,6 +36,7 @@ def conv(
     padding: Sequence[tuple[int, int]],
     *,
     relu: Relu,
+    every: int = 1,
     **options: Any,
 ) -> ReluConvolved:
     """Computes relu, a convolution of its result as 'auto' runs it, and the output's moments.
@@ -46,6 +47,7 @@ def conv(
       window_strides: of height and width.
       padding: explicit, ((low, high), (low, high)).
       relu: what is convolved, [batch, height, width, channels].
+      every: of relu's result every so many rows and columns are returned, for the next shortcut.
       **options: as `member_conv.conv` takes them.
 
     Raises:
@@ -54,16 +56,16 @@ def conv(
     del lhs
     leaves, tree = jax.tree.flatten((relu, rhs))
     relu, rhs = jax.tree.unflatten(tree, agree(*leaves))
-    return _with_member_rule(geometry_of(window_strides, padding, **options))(relu, rhs)
+    return _with_member_rule(geometry_of(window_strides, padding, **options), every)(relu, rhs)
 
 
 @functools.cache
-def _with_member_rule(geometry: Geometry):
+def _with_member_rule(geometry: Geometry, every: int):
     @custom_vmap
     def of_member(relu, w):
         y = relu.result(w.dtype)
         z = plain(y, w, geometry)
-        return _found(relu, y, z, moments_of(z))
+        return _found(relu, y, every, z, moments_of(z))
 
     @of_member.def_vmap
     def rule(axis_size, in_batched, relu, w):
@@ -73,17 +75,19 @@ def _with_member_rule(geometry: Geometry):
         relu, w = jax.tree.map(of_all, (relu, w), tuple(in_batched))
         narrow = jax.ShapeDtypeStruct(relu.x.shape, w.dtype)
         if implicit.runs('input_gradient', narrow, w, geometry):
-            found = _by_kernels(relu, w, geometry)
+            found = _by_kernels(relu, w, geometry, every)
         else:
             y = _result(relu, w.dtype)
-            found = _found(relu, y, *convolve_with_moments(y, w, geometry))
+            found = _found(relu, y, every, *convolve_with_moments(y, w, geometry))
         return found, jax.tree.map(lambda _: True, found)
 
     return of_member
 
 
-def _found(relu, y, z, moments) -> ReluConvolved:
-    return ReluConvolved(Convolved(z, moments), None if relu.shortcut is None else y)
+def _found(relu, y, every, z, moments) -> ReluConvolved:
+    with jax.named_scope('relu'):
+        pixels = None if relu.shortcut is None else y[..., ::every, ::every, :]
+    return ReluConvolved(Convolved(z, moments), pixels)
 
 
 def _result(relu: Relu, dtype: Any) -> jax.Array:
@@ -92,25 +96,25 @@ def _result(relu: Relu, dtype: Any) -> jax.Array:
         return members_beside_channels(jax.vmap(lambda relu: relu.result(dtype))(relu))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _by_kernels(relu: Relu, w: jax.Array, geometry: Geometry) -> ReluConvolved:
-    return _forward(relu, w, geometry)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _by_kernels(relu: Relu, w: jax.Array, geometry: Geometry, every: int) -> ReluConvolved:
+    return _forward(relu, w, geometry, every)[0]
 
 
-def _forward(relu, w, geometry):
+def _forward(relu, w, geometry, every):
     # The kernel reads y. XLA, which can fuse relu into its own products, would write relu's argument too.
     y = lax.optimization_barrier(_result(relu, w.dtype))
-    found = _found(relu, y, *convolve_with_moments(y, w, geometry))
+    found = _found(relu, y, every, *convolve_with_moments(y, w, geometry))
     # ResNeXt's convolutions in groups would keep the most. The pass that writes the gradient of their x
     # writes y again.
     again = geometry.groups > 1 and relu.shortcut is None
     return found, (relu.x.astype(w.dtype), relu.factor, relu.addend, None if again else y, w)
 
 
-def _backward(geometry, kept, gradients):
+def _backward(geometry, every, kept, gradients):
     x, factor, addend, y, w = kept
     dz, other = members_beside_channels(gradients.convolved.output), gradients.activation
-    shortcut = None if other is None else (y, members_beside_channels(other))
+    shortcut = None if other is None else implicit.Shortcut(y, members_beside_channels(other), every)
     d, of_addend, of_factor = implicit.relu_gradient(dz, w, x, factor, addend, shortcut, geometry)
     d = members_beside_channels(d)
     if y is None:

@@ -64,13 +64,13 @@ class Layers(NamedTuple):
         return self.conv_and_input(x, name, features, size, stride, groups)[0]
 
     def conv_and_input(
-        self, x: Input, name: str, features: int, size: int, stride: int = 1, groups: int = 1
+        self, x: Input, name: str, features: int, size: int, stride: int = 1, groups: int = 1, every: int = 1
     ) -> tuple[jax.Array | Convolved, Any]:
-        """As `conv`; also returns x as an array, or None if it is a relu without a shortcut."""
+        """As `conv`; also returns each `every`-th row and column of x, or None where no shortcut begins."""
         run: Callable[..., Any] | None = self.convolution
         if isinstance(x, Relu):
             assert self.relu_convolution, 'or norms would have computed relu'
-            run = functools.partial(self.relu_convolution, relu=x)
+            run = functools.partial(self.relu_convolution, relu=x, every=every)
         convolve: Any = nn.Conv(
             features,
             (size, size),
@@ -82,7 +82,7 @@ class Layers(NamedTuple):
             conv_general_dilated=run,
             name=name,
         )
-        return convolve(x.x) if isinstance(x, Relu) else (convolve(x), x)
+        return convolve(x.x) if isinstance(x, Relu) else (convolve(x), x[:, ::every, ::every])
 
     def norm(self, name: str) -> BatchNorm:
         """Batch normalization over the whole batch, on however many devices it lies."""
@@ -110,7 +110,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Input) -> Input:
-        y, x = self.layers.conv_and_input(inputs, 'conv1', self.planes, 3, self.stride)
+        y, x = self.layers.conv_and_input(inputs, 'conv1', self.planes, 3, self.stride, every=self.stride)
         y = self.layers.conv(self.layers.norm_relu(y, 'bn1'), 'conv2', self.planes, 3)
         return self.layers.end_of_block(y, 'bn2', _shortcut(x, self.planes, self.stride, self.layers))
 
@@ -126,17 +126,20 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, inputs: Input) -> Input:
         width, groups = self.planes * self.backbone.group_width // 64, self.backbone.groups
-        y, x = self.layers.conv_and_input(inputs, 'conv1', width * groups, 1)
+        y, x = self.layers.conv_and_input(inputs, 'conv1', width * groups, 1, every=self.stride)
         y = self.layers.conv(self.layers.norm_relu(y, 'bn1'), 'conv2', width * groups, 3, self.stride, groups)
         y = self.layers.conv(self.layers.norm_relu(y, 'bn2'), 'conv3', 4 * self.planes, 1)
         return self.layers.end_of_block(y, 'bn3', _shortcut(x, 4 * self.planes, self.stride, self.layers))
 
 
 def _shortcut(x: jax.Array, features: int, stride: int, layers: Layers) -> jax.Array:
-    """Returns the block's input, convolved if the output has another shape. Called in a block's scope."""
+    """Returns the block's input, convolved if the output has another shape. Called in a block's scope.
+
+    x has each stride-th row and column: a 1x1 convolution would read no others.
+    """
     if stride == 1 and x.shape[-1] == features:
         return x
-    return layers.norm('downsample_bn')(layers.conv(x, 'downsample_conv', features, 1, stride))
+    return layers.norm('downsample_bn')(layers.conv(x, 'downsample_conv', features, 1))
 
 
 class Stage(nn.Module):

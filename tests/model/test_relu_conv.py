@@ -61,8 +61,9 @@ def run(conv, relu, w):
 def ours(g):
     def conv(relu, w):
         return relu_conv.conv(
-            relu.x, w, g['stride'], g['padding'], relu=relu, feature_group_count=g['groups']
-        )
+            relu.x, w, g['stride'], g['padding'], relu=relu, every=g['every'],
+            feature_group_count=g['groups'],
+        )  # fmt: skip
 
     return conv
 
@@ -81,34 +82,38 @@ def plain(g):
         y = jnp.maximum(y if relu.shortcut is None else y + relu.shortcut, 0)
         z = convolution(y, w, g)
         moments = z.mean((0, 1, 2)), (z**2).mean((0, 1, 2))
-        return ReluConvolved(Convolved(z, moments), None if relu.shortcut is None else y)
+        pixels = None if relu.shortcut is None else y[:, :: g['every'], :: g['every']]
+        return ReluConvolved(Convolved(z, moments), pixels)
 
     return conv
 
 
-def geometry(stride=1, pad=1, groups=1):
-    return {'stride': (stride, stride), 'padding': ((pad, pad), (pad, pad)), 'groups': groups}
+def geometry(stride=1, pad=1, groups=1, every=1):
+    padding = (pad, pad), (pad, pad)
+    return {'stride': (stride, stride), 'padding': padding, 'groups': groups, 'every': every}
 
 
 @pytest.mark.parametrize(
-    ('kernel', 'stride', 'pad', 'groups', 'size', 'channels', 'features', 'shortcut'),
-    [
-        (3, 1, 1, 1, (5, 6), 32, 64, False),
-        (3, 2, 1, 1, (8, 8), 64, 32, True),
-        (3, 2, 1, 1, (7, 5), 32, 32, False),
-        (1, 1, 0, 1, (7, 9), 96, 32, False),
-        (1, 1, 0, 1, (7, 9), 96, 32, True),
-        (3, 1, 1, 16, (5, 6), 64, 64, False),
-        (3, 2, 1, 2, (4, 5), 128, 64, False),
-        (3, 1, 1, 2, (4, 4), 128, 64, True),
-        (3, 1, 1, 1, (4, 4), 8, 16, True),  # the kernels do not take so few channels
+    ('kernel', 'stride', 'pad', 'groups', 'size', 'channels', 'features', 'every'),
+    [  # every: 0 without a shortcut
+        (3, 1, 1, 1, (5, 6), 32, 64, 0),
+        (3, 2, 1, 1, (8, 8), 64, 32, 1),
+        (3, 2, 1, 1, (7, 5), 32, 32, 0),
+        (3, 2, 1, 1, (7, 6), 32, 32, 2),
+        (1, 1, 0, 1, (7, 9), 96, 32, 0),
+        (1, 1, 0, 1, (7, 9), 96, 32, 1),
+        (1, 1, 0, 1, (8, 5), 96, 32, 2),
+        (3, 1, 1, 16, (5, 6), 64, 64, 0),
+        (3, 2, 1, 2, (4, 5), 128, 64, 0),
+        (3, 1, 1, 2, (4, 4), 128, 64, 1),
+        (3, 1, 1, 1, (4, 4), 8, 16, 2),  # the kernels do not take so few channels
     ],
 )
 def test_outputs_and_gradients_are_lax_s(
-    kernel, stride, pad, groups, size, channels, features, shortcut, launched
+    kernel, stride, pad, groups, size, channels, features, every, launched
 ):
-    given = operands(size, channels, features, kernel, groups, shortcut)
-    g = geometry(stride, pad, groups)
+    given = operands(size, channels, features, kernel, groups, shortcut=every > 0)
+    g = geometry(stride, pad, groups, every)
     close(run(ours(g), *given), run(plain(g), *given), 1e-5)
     assert ('relu_gradient' in launched) is (channels > 8)
 
@@ -138,22 +143,25 @@ def gradient(relu, w, g, dtype=np.float32, tiles=implicit.TILES):
     result, transpose = jax.vjp(
         jax.vmap(lambda y, w: convolution(y, w, g)), *(v.astype(np.float32) for v in (y, w))
     )
-    dz, other = (np.random.default_rng(1).standard_normal(v.shape).astype(dtype) for v in (result, y))
-    shortcut = None if relu.shortcut is None else (y, jnp.asarray(other))
+    dz, drawn = (np.random.default_rng(1).standard_normal(v.shape).astype(dtype) for v in (result, y))
+    given = np.s_[:, :, :: g['every'], :: g['every']]
+    shortcut = None if relu.shortcut is None else implicit.Shortcut(y, jnp.asarray(drawn[given]), g['every'])
+    other = np.zeros_like(drawn)
+    other[given] = drawn[given]
     dz, of_conv = jnp.asarray(dz), member_conv.geometry_of(g['stride'], g['padding'])
     found = implicit.relu_gradient(dz, w, x, relu.factor, relu.addend, shortcut, of_conv, tiles)
     return found, x, np.where(y > 0, transpose(dz.astype(np.float32))[0], 0), np.where(y > 0, other, 0)
 
 
 @pytest.mark.parametrize(
-    ('size', 'stride', 'shortcut'), [((5, 6), 1, True), ((8, 8), 1, False), ((15, 15), 2, True)]
+    ('size', 'stride', 'every'), [((5, 6), 1, 1), ((5, 6), 1, 2), ((8, 8), 1, 0), ((15, 15), 2, 1)]
 )
-def test_a_gradient_over_many_tiles(size, stride, shortcut):
+def test_a_gradient_over_many_tiles(size, stride, every):
     """Tiles of 64 pixels: over 90; over 192, without a mask; over 192 of each remainder, some beyond."""
-    given = operands(size, 64, 64, shortcut=shortcut)
+    given = operands(size, 64, 64, shortcut=every > 0)
     tiles = implicit.TILES | {'TILE_M': 64, 'TILE_N': 32, 'TILE_K': 32}
-    (d, *sums), x, expected, other = gradient(*given, geometry(stride), tiles=tiles)
-    expected = expected + other if shortcut else expected
+    (d, *sums), x, expected, other = gradient(*given, geometry(stride, every=every or 1), tiles=tiles)
+    expected = expected + other if every else expected
     close([d, *sums], [expected, expected.sum((1, 2, 3)), (expected * x).sum((1, 2, 3))], 1e-5)
 
 
@@ -226,3 +234,5 @@ def test_blocks_of_members_with_images_on_several_devices(remat, launched):
     close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-4)
     # Of four convolutions the first reads no relu; with remat, relu ends the first block itself.
     assert launched.count('relu_gradient') == (2 if remat else 3)
+    assert launched.count('input_gradient') == (2 if remat else 1)
+    assert launched.count('kernel_gradient') == launched.count('output') / (2 if remat else 1) == 4

@@ -18,11 +18,12 @@ forward | input gradient | kernel gradient.
     1x1/2 128 -> 256, 16x16                     1.48   1.34   2.02   0.09   0.16   0.09
     1x1/2 256 -> 512, 8x8                       1.04   1.17   1.25   0.08   0.10   0.07
 
-'unrolled' won nowhere: one launch per member fills a fraction of the card. The rules extend these rows to
-everything else, which is NOT MEASURED: other sizes and widths, 1x1 convolutions of stride 1, float32, other
-batch sizes and other GPUs. Groups of channels (ResNeXt) are NOT MEASURED either: 'grouped' is one convolution
-in members x groups groups; of the candidates it moves the fewest bytes and compiles to the fewest kernels for
-an H100. `python launch/bench convs` measures both kinds of device.
+'unrolled' won nowhere: one launch per member fills a fraction of the card. A block gives its shortcut's 1x1/2
+only the pixels that it reads, and no stride. The rules extend these rows to everything else, which is NOT
+MEASURED: other sizes and widths, other 1x1 convolutions, float32, other batch sizes and other GPUs. Groups of
+channels (ResNeXt) are NOT MEASURED either: 'grouped' is one convolution in members x groups groups; of the
+candidates it moves the fewest bytes and compiles to the fewest kernels for an H100. `python launch/bench
+convs` measures both kinds of device.
 
 A Hopper GPU with jax-triton runs `implicit`, whose kernels gather patches as they multiply and sum the output
 for BatchNorm. On an H200, on the same day, milliseconds of kernels (by jax.profiler) in the same setting; the
@@ -88,11 +89,11 @@ def choose(
     return 'grouped' if math.prod(size) >= GROUPED_FROM[product] * kernel[2] else 'matmul'
 
 
-def prefers_implicit(product: str, window: tuple[int, ...], stride: int, groups: int) -> bool:
+def prefers_implicit(product: str, window: tuple[int, ...], groups: int) -> bool:
     """Whether `implicit` runs this product wherever it can; see `choose` for the arguments.
 
     The input gradients of `relu_conv`, which do more, are `implicit`'s in any case.
     """
     if groups > 1:
         return product != 'kernel_gradient'
-    return window != (1, 1) or stride > 1 or product == 'forward'
+    return window != (1, 1) or product == 'forward'

@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -84,6 +84,20 @@ def input_gradient(dy, w, x, g, tiles=TILES):
     return _first(_call('input_gradient', (dy, w), (dx,), grid, shape, dy.shape, w, g, tiles)[0], blocks)
 
 
+class Shortcut(NamedTuple):
+    """What the gradient of a relu with a shortcut needs besides; both arrays are laid out like its x.
+
+    Attributes:
+      y: relu's result.
+      gradient: of each `every`-th row and column of y, apart from what the convolution gives.
+      every: see `gradient`.
+    """
+
+    y: jax.Array
+    gradient: jax.Array
+    every: int = 1
+
+
 def relu_gradient(dy, w, x, factor, addend, shortcut, g, tiles=TILES):
     """Returns the gradient of the argument of relu, whose result was convolved; and its float32 sums.
 
@@ -94,7 +108,7 @@ def relu_gradient(dy, w, x, factor, addend, shortcut, g, tiles=TILES):
         without.
       factor: float32 [members, channels].
       addend: likewise.
-      shortcut: None without one, else relu's result and the gradient of it that does not come by dy, like x.
+      shortcut: None, or a `Shortcut`.
       g: the convolution's geometry.
       tiles: of the kernel.
 
@@ -106,12 +120,12 @@ def relu_gradient(dy, w, x, factor, addend, shortcut, g, tiles=TILES):
     tiles, shape, grid = _gradient_tiles(w, x, blocks, g, tiles)
     dy, w, x = _beside(dy, blocks), blocks.kernels(w), _beside(x, blocks)
     factor, addend = (v.reshape(shape[-2:]) for v in (factor, addend))
-    more = (_beside(v, blocks) for v in shortcut) if shortcut else (factor, factor)
+    more = (_beside(v, blocks) for v in shortcut[:2]) if shortcut else (factor, factor)
     rows = grid[0] // (shape[-1] // tiles['TILE_N']) * grid[2]
     partial = jax.ShapeDtypeStruct((rows, *shape[-2:]), jnp.float32)
     results = jax.ShapeDtypeStruct(shape, dy.dtype), partial, partial
     operands = dy, w, x, factor, addend, *more
-    tiles |= {'SHORTCUT': shortcut is not None}
+    tiles |= {'EVERY': shortcut.every if shortcut else 0}
     with jax.named_scope('relu_gradient'):  # by which `launch/bench compile` knows it
         dx, *sums = _call('relu_gradient', operands, results, grid, shape, dy.shape, w, g, tiles)
     return _first(dx, blocks), *(of_tiles.sum(0).reshape(blocks.members, -1) for of_tiles in sums)

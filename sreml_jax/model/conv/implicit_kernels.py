@@ -59,10 +59,11 @@ def input_gradient(
     TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
 ):  # fmt: skip
     """dx from dy and w: TILE_N channels, TILE_M pixels."""
-    total, pixel, inside, c = _gradient_tile(
+    total, n, h, v, inside, c = _gradient_tile(
         dy, w, MEMBERS, IMAGES, IN_H, IN_W, OUT_H, OUT_W, CHANNELS, FEATURES, KH, KW, STRIDE, PAD_H, PAD_W,
         TILE_M, TILE_N, TILE_K,
     )  # fmt: skip
+    pixel = ((n * IN_H + h) * IN_W + v) * MEMBERS + tl.program_id(1)
     at = pixel[None, :] * CHANNELS + c[:, None]
     tl.store(dx + at, total.to(dx.dtype.element_ty), mask=inside[None, :])
 
@@ -75,23 +76,28 @@ def relu_gradient(
     CHANNELS: tl.constexpr, FEATURES: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     STRIDE: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
-    SHORTCUT: tl.constexpr,
+    EVERY: tl.constexpr,
 ):  # fmt: skip
     """dx, the gradient of the argument of relu, whose result was convolved; and its sums as in `output`.
 
-    The argument is x * factor + addend; products are the sums of dx * x. With SHORTCUT relu's result is y,
-    whose gradient has `other` besides; without, y and other are not read.
+    The argument is x * factor + addend; products are the sums of dx * x. With a shortcut relu's result is y,
+    and `other` is added to the gradient of each EVERY-th row and column of y; without, EVERY is 0.
     """
-    total, pixel, inside, c = _gradient_tile(
+    total, n, h, v, inside, c = _gradient_tile(
         dy, w, MEMBERS, IMAGES, IN_H, IN_W, OUT_H, OUT_W, CHANNELS, FEATURES, KH, KW, STRIDE, PAD_H, PAD_W,
         TILE_M, TILE_N, TILE_K,
     )  # fmt: skip
     m = tl.program_id(1)
-    at = pixel[None, :] * CHANNELS + c[:, None]
+    at = (((n * IN_H + h) * IN_W + v) * MEMBERS + m)[None, :] * CHANNELS + c[:, None]
     # Pixels beyond the last are zero. Rounding first halves the memory by which threads exchange the tile.
     total = total.to(dx.dtype.element_ty).to(tl.float32)
-    if SHORTCUT:
-        total += tl.load(other + at, mask=inside[None, :], other=0.0).to(tl.float32)
+    if EVERY:
+        across: tl.constexpr = (IN_W + EVERY - 1) // EVERY
+        down: tl.constexpr = (IN_H + EVERY - 1) // EVERY
+        pixel = ((n * down + h // EVERY) * across + v // EVERY) * MEMBERS + m
+        given = inside & (h % EVERY == 0) & (v % EVERY == 0)
+        at_other = pixel[None, :] * CHANNELS + c[:, None]
+        total += tl.load(other + at_other, mask=given[None, :], other=0.0).to(tl.float32)
         positive = tl.load(y + at, mask=inside[None, :], other=0.0) > 0
     else:
         narrow = tl.load(x + at, mask=inside[None, :], other=0.0).to(tl.float32)
@@ -120,7 +126,8 @@ def _gradient_tile(
     STRIDE: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
 ):  # fmt: skip
-    """The input's gradient, [TILE_N channels, TILE_M pixels]; the pixels, which of them exist, the channels.
+    """The input's gradient, [TILE_N channels, TILE_M pixels]; image, row and column of the pixels, and which
+    exist; the channels.
 
     Pixels whose row and column leave the same remainders by STRIDE (program_id 2) have the same taps: every
     STRIDE-th from the first.
@@ -153,7 +160,7 @@ def _gradient_tile(
         a = tl.load(w + (kernel * CHANNELS + c)[:, None] * FEATURES + f[None, :])
         b = tl.load(dy + pixel[None, :] * FEATURES + f[:, None], mask=seen[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision='ieee')
-    return total, ((n * IN_H + h) * IN_W + v) * MEMBERS + m, inside, c
+    return total, n, h, v, inside, c
 
 
 @triton.jit

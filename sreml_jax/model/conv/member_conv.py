@@ -182,7 +182,7 @@ def _algorithm(product: str, x: jax.Array, w: jax.Array, geometry: Geometry, alg
 def automatic(product: str, x: jax.Array, w: jax.Array, geometry: Geometry) -> str:
     """Returns the key of `algorithms.KNOWN` by which 'auto' runs a product (see `choice.choose`) here."""
     stride, groups = geometry.strides[0], geometry.groups
-    preferred = choice.prefers_implicit(product, w.shape[1:3], stride, groups)
+    preferred = choice.prefers_implicit(product, w.shape[1:3], groups)
     if preferred and implicit.runs(product, x, w, geometry):
         return 'implicit'
     size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])

@@ -144,7 +144,8 @@ def test_a_model_computes_the_same_with_and_without_the_kernels(monkeypatch):
     monkeypatch.setattr(implicit, 'serves', lambda dtype: False)
     launched.clear()
     expected = run()
-    assert kernels == {'output', 'input_gradient', 'relu_gradient', 'kernel_gradient'} and not launched
+    # test_relu_conv has a model that runs the others.
+    assert kernels == {'output', 'relu_gradient'} and not launched
     close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-3)
 
 
