@@ -140,7 +140,7 @@ def relu_gradient(
 
     def of(x, dy, w, factor, addend):
         x, dy = x.transpose(first), dy.transpose(first)
-        result = implicit.Shortcut(x, x) if shortcut else None
+        result = implicit.Shortcut(x, x, 1) if shortcut else None
         if way == 'one kernel':
             d, *sums = implicit.relu_gradient(dy, w, x, factor, addend, result, geometry)
             return d.transpose(beside), sums

@@ -19,11 +19,14 @@ from sreml_jax.model.conv.algorithms import Geometry, plain
 from sreml_jax.model.conv.member_conv import convolve_with_moments, geometry_of, kernel_gradient
 from sreml_jax.model.conv.moments import Convolved, moments_of
 from sreml_jax.runtime.sharding import agree
-from sreml_jax.runtime.xla import members_beside_channels
+from sreml_jax.runtime.xla import members_beside_channels, strided
 
 
 class ReluConvolved(NamedTuple):
-    """A convolution of a relu's result, with its moments; and pixels of this result, if it had a shortcut."""
+    """A convolution of a relu's result, with its moments; and of the result itself what a shortcut reads.
+
+    `activation`: each `every`-th row and column from the first (see `conv`); None if relu had no shortcut.
+    """
 
     convolved: Convolved
     activation: jax.Array | None
@@ -47,7 +50,7 @@ def conv(
       window_strides: of height and width.
       padding: explicit, ((low, high), (low, high)).
       relu: what is convolved, [batch, height, width, channels].
-      every: of relu's result every so many rows and columns are returned, for the next shortcut.
+      every: the step between rows, and columns, of relu's result that are returned for the next shortcut.
       **options: as `member_conv.conv` takes them.
 
     Raises:
@@ -86,7 +89,7 @@ def _with_member_rule(geometry: Geometry, every: int):
 
 def _found(relu, y, every, z, moments) -> ReluConvolved:
     with jax.named_scope('relu'):
-        pixels = None if relu.shortcut is None else y[..., ::every, ::every, :]
+        pixels = None if relu.shortcut is None else strided(y, every)
     return ReluConvolved(Convolved(z, moments), pixels)
 
 

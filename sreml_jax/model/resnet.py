@@ -17,7 +17,7 @@ from sreml_jax.model.affine import Input, Relu
 from sreml_jax.model.batch_norm import BatchNorm
 from sreml_jax.model.conv.moments import Convolved
 from sreml_jax.model.relu_conv import ReluConvolved
-from sreml_jax.runtime.xla import keep
+from sreml_jax.runtime.xla import keep, strided
 
 
 class Backbone(NamedTuple):
@@ -66,7 +66,10 @@ class Layers(NamedTuple):
     def conv_and_input(
         self, x: Input, name: str, features: int, size: int, stride: int = 1, groups: int = 1, every: int = 1
     ) -> tuple[jax.Array | Convolved, Any]:
-        """As `conv`; also returns each `every`-th row and column of x, or None where no shortcut begins."""
+        """As `conv`; also returns x as an array, each `every`-th row and column of it: for a shortcut.
+
+        Of a relu without a shortcut, in the middle of a block, that is None.
+        """
         run: Callable[..., Any] | None = self.convolution
         if isinstance(x, Relu):
             assert self.relu_convolution, 'or norms would have computed relu'
@@ -82,7 +85,7 @@ class Layers(NamedTuple):
             conv_general_dilated=run,
             name=name,
         )
-        return convolve(x.x) if isinstance(x, Relu) else (convolve(x), x[:, ::every, ::every])
+        return convolve(x.x) if isinstance(x, Relu) else (convolve(x), strided(x, every))
 
     def norm(self, name: str) -> BatchNorm:
         """Batch normalization over the whole batch, on however many devices it lies."""

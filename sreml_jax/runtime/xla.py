@@ -1,4 +1,4 @@
-"""Barriers and options for XLA on a CPU; on a GPU, the order of activations and whose products run.
+"""Barriers and options for XLA; on a GPU, the order of activations and whose products run.
 
 A CPU's compiler computes fused activations again in every consumer: the sums of a stage's shortcuts are added
 again for every convolution and every transposed copy. A fusion barrier prevents this, provided that the
@@ -21,6 +21,14 @@ BY_LIBRARY = {'xla_gpu_enable_triton_gemm': False}
 def keep(x: Arrays) -> Arrays:
     """Returns x, an array or a tree of them; on a CPU, behind a barrier that no fusion crosses."""
     return lax.optimization_barrier(x) if jax.default_backend() == 'cpu' else x
+
+
+def strided(x: jax.Array, stride: int) -> jax.Array:
+    """Returns each stride-th row and column of x, [..., height, width, channels], behind a barrier.
+
+    XLA's GPU compiler, which would read them in a product's kernel, can end the process by that (jax 0.10.2).
+    """
+    return x if stride == 1 else lax.optimization_barrier(x[..., ::stride, ::stride, :])
 
 
 def members_beside_channels(x: jax.Array) -> jax.Array:

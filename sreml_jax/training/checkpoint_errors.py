@@ -45,7 +45,7 @@ def hush() -> None:
             return
         # Where warnings are errors, the filter above may be gone when a read that never began is freed.
         code = getattr(unraisable.object, 'cr_code', None)
-        if code is None or not _in_orbax(code.co_filename):
+        if code is None or not _in_orbax(code.co_filename) or not isinstance(error, RuntimeWarning):
             before(unraisable)
 
     sys.unraisablehook = without_orphans

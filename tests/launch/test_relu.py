@@ -18,7 +18,7 @@ def interpreted(monkeypatch):
 
 def test_the_check_notices_a_wrong_gradient(monkeypatch):
     check = importlib.import_module('check')
-    monkeypatch.setattr(check, 'OF_RELU', ((3, 2, 1, False), (1, 1, 1, True)))
+    monkeypatch.setattr(check, 'OF_RELU', ((3, 2, 1, 0), (1, 1, 1, 2)))
     assert max(check.relu_gradients('float32').values()) < 1e-5
     right = implicit.relu_gradient
 
@@ -35,7 +35,7 @@ def test_the_check_notices_a_wrong_gradient(monkeypatch):
 def test_the_check_has_masks_that_rounding_does_not_change(monkeypatch):
     """XLA's bfloat16 beside its float32, for the interpreter has no products of bfloat16."""
     check = importlib.import_module('check')
-    monkeypatch.setattr(check, 'OF_RELU', ((1, 1, 1, True), (3, 2, 4, False)))
+    monkeypatch.setattr(check, 'OF_RELU', ((1, 1, 1, 2), (3, 2, 4, 0)))
     assert max(check.relu_gradients('bfloat16').values()) < check.BOUNDS['bfloat16']
 
 

@@ -48,7 +48,7 @@ def operands(size, channels, features, kernel=3, groups=1, shortcut=True, dtype=
 
 
 def run(conv, relu, w):
-    """Output, moments, relu's result (with a shortcut), and the gradients of a random sum of all of it."""
+    """Output, moments, relu's result for a shortcut, and the gradients of a random sum of all of it."""
     found, transpose = jax.vjp(jax.vmap(conv), relu, w)
     draw = np.random.default_rng(1).standard_normal
     weights = jax.tree.map(lambda x: jnp.asarray(draw(x.shape), x.dtype), found)
@@ -154,10 +154,11 @@ def gradient(relu, w, g, dtype=np.float32, tiles=implicit.TILES):
 
 
 @pytest.mark.parametrize(
-    ('size', 'stride', 'every'), [((5, 6), 1, 1), ((5, 6), 1, 2), ((8, 8), 1, 0), ((15, 15), 2, 1)]
+    ('size', 'stride', 'every'),
+    [((5, 6), 1, 1), ((5, 6), 1, 2), ((8, 8), 1, 0), ((8, 8), 1, 2), ((15, 15), 2, 1)],
 )
 def test_a_gradient_over_many_tiles(size, stride, every):
-    """Tiles of 64 pixels: over 90; over 192, without a mask; over 192 of each remainder, some beyond."""
+    """Tiles of 64 pixels: over 90; over 192, without a mask; of each remainder over 192, some beyond."""
     given = operands(size, 64, 64, shortcut=every > 0)
     tiles = implicit.TILES | {'TILE_M': 64, 'TILE_N': 32, 'TILE_K': 32}
     (d, *sums), x, expected, other = gradient(*given, geometry(stride, every=every or 1), tiles=tiles)

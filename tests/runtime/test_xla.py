@@ -1,10 +1,10 @@
-"""The options that the CPU compiler gets, and the order of activations in a GPU's memory."""
+"""Barriers, the options that the CPU compiler gets, and the order of activations in a GPU's memory."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from sreml_jax.runtime.xla import compiler_options, keep, members_beside_channels
+from sreml_jax.runtime.xla import compiler_options, keep, members_beside_channels, strided
 
 
 def readers(x):
@@ -27,3 +27,12 @@ def test_members_lie_beside_channels_in_memory(monkeypatch):
     assert jnp.array_equal(program(x), (x + 1) * 2)
     for other in (x[:1], x[0]):  # one member, and images without members
         assert members_beside_channels(other) is other
+
+
+def test_strided_pixels_are_written_by_themselves():
+    """A product of XLA's GPU compiler would read them with their stride, which can end the process."""
+    x = jnp.arange(2 * 5 * 4 * 3, dtype=jnp.float32).reshape(2, 5, 4, 3)
+    program = jax.jit(lambda x: strided(x, 2) + 1).lower(x)
+    assert program.as_text().count('optimization_barrier') == 1
+    assert jnp.array_equal(program.compile()(x), x[:, ::2, ::2] + 1)
+    assert strided(x, 1) is x

@@ -8,16 +8,29 @@ import pytest
 
 from sreml_jax.training import checkpoint_errors
 
-NEVER_AWAITED = "coroutine 'read' was never awaited"
+ORBAX, OTHER = '/usr/lib/orbax/checkpoint/store.py', '/usr/lib/server/read.py'
+READ = """
+import asyncio
+
+async def read():
+    try:
+        await asyncio.sleep(0)
+    finally:
+        raise ValueError('a mistake')
+"""
 
 
 @pytest.mark.parametrize(
-    ('file', 'expected'),
-    [('site-packages/orbax/checkpoint/store.py', []), ('server/read.py', [NEVER_AWAITED])],
+    ('file', 'begun', 'expected'),
+    [
+        (ORBAX, False, []),
+        (OTHER, False, ["coroutine 'read' was never awaited"]),
+        (ORBAX, True, ['a mistake']),
+    ],
 )
-def test_a_coroutine_freed_before_it_began(monkeypatch, file, expected):
+def test_what_is_said_of_a_coroutine_that_is_freed(monkeypatch, file, begun, expected):
     defined, said = {}, []
-    exec(compile('async def read(): pass', f'/usr/lib/{file}', 'exec'), defined)
+    exec(compile(READ, file, 'exec'), defined)
     monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: said.append(str(unraisable.exc_value)))
     with warnings.catch_warnings():
         checkpoint_errors.hush()
@@ -25,6 +38,8 @@ def test_a_coroutine_freed_before_it_began(monkeypatch, file, expected):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         orphan = defined['read']()
+        if begun:
+            orphan.send(None)
         del orphan
         gc.collect()
     assert said == expected

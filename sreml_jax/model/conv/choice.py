@@ -18,9 +18,9 @@ forward | input gradient | kernel gradient.
     1x1/2 128 -> 256, 16x16                     1.48   1.34   2.02   0.09   0.16   0.09
     1x1/2 256 -> 512, 8x8                       1.04   1.17   1.25   0.08   0.10   0.07
 
-'unrolled' won nowhere: one launch per member fills a fraction of the card. A block gives its shortcut's 1x1/2
-only the pixels that it reads, and no stride. The rules extend these rows to everything else, which is NOT
-MEASURED: other sizes and widths, other 1x1 convolutions, float32, other batch sizes and other GPUs. Groups of
+'unrolled' won nowhere: one launch per member fills a fraction of the card. The rules extend these rows to
+everything else, which is NOT MEASURED: other sizes and widths, 1x1 convolutions of stride 1 (now a shortcut's
+too: a block gives it the pixels that it reads), float32, other batch sizes and other GPUs. Groups of
 channels (ResNeXt) are NOT MEASURED either: 'grouped' is one convolution in members x groups groups; of the
 candidates it moves the fewest bytes and compiles to the fewest kernels for an H100. `python launch/bench
 convs` measures both kinds of device.

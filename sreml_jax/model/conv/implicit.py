@@ -85,17 +85,17 @@ def input_gradient(dy, w, x, g, tiles=TILES):
 
 
 class Shortcut(NamedTuple):
-    """What the gradient of a relu with a shortcut needs besides; both arrays are laid out like its x.
+    """What the gradient of a relu with a shortcut needs besides.
 
     Attributes:
-      y: relu's result.
-      gradient: of each `every`-th row and column of y, apart from what the convolution gives.
-      every: see `gradient`.
+      y: relu's result, [members, images, height, width, channels].
+      gradient: of each `every`-th row and column of y, of its dtype, apart from what the convolution gives.
+      every: the step between them; the first is 0.
     """
 
     y: jax.Array
     gradient: jax.Array
-    every: int = 1
+    every: int
 
 
 def relu_gradient(dy, w, x, factor, addend, shortcut, g, tiles=TILES):

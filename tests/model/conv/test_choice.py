@@ -40,6 +40,12 @@ def test_a_gpu_leaves_one_kernel_shared_images_and_groups_to_one_convolution(pro
     assert gpu(product, 8, 3, 1024, 1024, 1, groups=32) == 'grouped'
 
 
+@pytest.mark.parametrize('product', PRODUCTS)
+def test_a_gpu_multiplies_1x1_kernels_without_a_stride_too(product):
+    """A block's shortcut, which had a stride when it was measured, has none."""
+    assert gpu(product, 16, 1, 128, 256, 1) == gpu(product, 32, 1, 128, 128, 1) == 'matmul'
+
+
 def test_every_device_and_shape_has_an_algorithm():
     asked = itertools.product(
         ('cpu', 'gpu', 'tpu'), PRODUCTS, (1, 48), ((1, 1), (2, 2), (16, 16), (64, 64)),
