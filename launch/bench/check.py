@@ -36,7 +36,7 @@ DTYPES = ('float32', 'bfloat16')
 BOUNDS = {'float32': 1e-3, 'bfloat16': 2e-2}
 MEMBERS, BATCH, SIZE, CHANNELS = 3, 2, 8, 32
 GEOMETRIES = ((1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 4), (3, 2, 4))  # kernel, stride, groups
-# Likewise, and of relu's result every so many rows and columns for a shortcut; 0 is none.
+# Likewise, and the next shortcut's stride; 0: relu has no shortcut.
 OF_RELU = ((1, 1, 1, 1), (1, 1, 1, 2), (3, 1, 1, 0), (3, 2, 1, 2), (3, 1, 4, 0))
 
 

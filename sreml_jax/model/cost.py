@@ -82,7 +82,7 @@ def kept_bytes(model: Ensemble, image_size: int, batch: int, by_kernels: bool = 
     A step keeps the input and the output of every convolution and, on a CPU, the tiles and kernels of
     Winograd's products: XLA computes them once for both passes. With `model.remat` a block keeps only its
     input until its backward pass. `by_kernels`: members compute the inputs of convolutions in groups again.
-    The pixels that a shortcut's convolution reads are not counted: they are under a hundredth of the sum.
+    The pixels that a shortcut's convolution reads are not counted: they are a fortieth of the sum at most.
     Checked against XLA's compilers (`tests/test_needs.py`).
     """
     kept, most = np.zeros(2, int), np.zeros(2, int)  # elements of activations, and of Winograd

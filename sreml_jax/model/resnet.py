@@ -136,9 +136,10 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(x: jax.Array, features: int, stride: int, layers: Layers) -> jax.Array:
-    """Returns the block's input, convolved if the output has another shape. Called in a block's scope.
+    """Returns what is added to a block's output: x, convolved if the block changes its shape.
 
-    x has each stride-th row and column: a 1x1 convolution would read no others.
+    x is each stride-th row and column of the block's input: a 1x1 convolution would read no others. Called
+    in a block's scope.
     """
     if stride == 1 and x.shape[-1] == features:
         return x

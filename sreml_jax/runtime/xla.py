@@ -24,9 +24,10 @@ def keep(x: Arrays) -> Arrays:
 
 
 def strided(x: jax.Array, stride: int) -> jax.Array:
-    """Returns each stride-th row and column of x, [..., height, width, channels], behind a barrier.
+    """Returns each stride-th row and column of x, [..., height, width, channels]; with stride 1, x itself.
 
-    XLA's GPU compiler, which would read them in a product's kernel, can end the process by that (jax 0.10.2).
+    They are behind a barrier: XLA's GPU compiler, which would read them in a product's kernel, can end the
+    process by that (jax 0.10.2).
     """
     return x if stride == 1 else lax.optimization_barrier(x[..., ::stride, ::stride, :])
 

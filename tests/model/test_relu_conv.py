@@ -118,6 +118,13 @@ def test_outputs_and_gradients_are_lax_s(
     assert ('relu_gradient' in launched) is (channels > 8)
 
 
+def test_what_the_next_shortcut_reads_is_written_by_itself():
+    """See `xla.strided`; relu's result has a barrier in any case."""
+    given = operands((4, 4), 32, 32)
+    programs = [jax.jit(jax.vmap(ours(geometry(every=every)))).lower(*given) for every in (1, 2)]
+    assert [program.as_text().count('optimization_barrier') for program in programs] == [1, 2]
+
+
 def test_one_relu_may_be_convolved_by_all_members():
     relu, w = operands((4, 4), 32, 32)
     relu = jax.tree.map(lambda v: v[0], relu)

@@ -7,7 +7,15 @@ import pytest
 from flax import linen as nn
 from numpy.testing import assert_array_equal
 
-from sreml_jax.model.resnet import POOLS, generalized_mean_pool, max_pool
+from sreml_jax.model.resnet import (
+    BACKBONES,
+    POOLS,
+    BasicBlock,
+    Bottleneck,
+    Layers,
+    generalized_mean_pool,
+    max_pool,
+)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 5), (7, 8)])
@@ -43,3 +51,16 @@ def test_pools_lie_between_the_mean_and_the_maximum():
     average, gem = (POOLS[name](x) for name in ('average', 'gem'))
     np.testing.assert_allclose(average, x.mean((1, 2)), rtol=1e-6)
     assert (average < gem).all() and (gem < x.max((1, 2))).all()
+
+
+@pytest.mark.parametrize('model_type', ['resnet18', 'resnet50'])
+def test_a_strided_block_s_shortcut_reads_its_pixels_from_an_array_of_their_own(model_type):
+    """See `xla.strided`."""
+    backbone = BACKBONES[model_type]
+    block = Bottleneck if backbone.bottleneck else BasicBlock
+    x = jnp.zeros((1, 5, 4, 8))
+    for stride, shape, barriers in ((1, (5, 4), 0), (2, (3, 2), 1)):
+        model = block(8, stride, backbone, Layers(train=False))
+        program = jax.jit(model.init_with_output).lower(jax.random.key(0), x)
+        assert jax.tree.leaves(program.out_info[0])[0].shape[1:3] == shape
+        assert program.as_text().count('optimization_barrier') == barriers

@@ -43,3 +43,17 @@ def test_what_is_said_of_a_coroutine_that_is_freed(monkeypatch, file, begun, exp
         del orphan
         gc.collect()
     assert said == expected
+
+
+def test_an_error_of_another_finalizer_is_reported(monkeypatch):
+    class Closed:
+        def __del__(self):
+            raise ValueError('not closed')
+
+    said = []
+    monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: said.append(str(unraisable.exc_value)))
+    with warnings.catch_warnings():
+        checkpoint_errors.hush()
+    Closed()
+    gc.collect()
+    assert said == ['not closed']

@@ -19,8 +19,8 @@ forward | input gradient | kernel gradient.
     1x1/2 256 -> 512, 8x8                       1.04   1.17   1.25   0.08   0.10   0.07
 
 'unrolled' won nowhere: one launch per member fills a fraction of the card. The rules extend these rows to
-everything else, which is NOT MEASURED: other sizes and widths, 1x1 convolutions of stride 1 (now a shortcut's
-too: a block gives it the pixels that it reads), float32, other batch sizes and other GPUs. Groups of
+everything else, which is NOT MEASURED: other sizes and widths, 1x1 convolutions of stride 1 (a shortcut's
+too: a block gives it only the pixels that it reads), float32, other batch sizes and other GPUs. Groups of
 channels (ResNeXt) are NOT MEASURED either: 'grouped' is one convolution in members x groups groups; of the
 candidates it moves the fewest bytes and compiles to the fewest kernels for an H100. `python launch/bench
 convs` measures both kinds of device.

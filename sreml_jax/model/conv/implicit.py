@@ -85,7 +85,7 @@ def input_gradient(dy, w, x, g, tiles=TILES):
 
 
 class Shortcut(NamedTuple):
-    """What the gradient of a relu with a shortcut needs besides.
+    """The result of a relu that added a shortcut and the gradient that it has from the next one.
 
     Attributes:
       y: relu's result, [members, images, height, width, channels].

@@ -81,7 +81,8 @@ def relu_gradient(
     """dx, the gradient of the argument of relu, whose result was convolved; and its sums as in `output`.
 
     The argument is x * factor + addend; products are the sums of dx * x. With a shortcut relu's result is y,
-    and `other`, which has each EVERY-th row and column of y, is added to their gradient; without, EVERY is 0.
+    and `other`, a gradient of each EVERY-th row and column of y, is added first. Without a shortcut EVERY is
+    0, and y and other are not read.
     """
     total, n, h, v, inside, c = _gradient_tile(
         dy, w, MEMBERS, IMAGES, IN_H, IN_W, OUT_H, OUT_W, CHANNELS, FEATURES, KH, KW, STRIDE, PAD_H, PAD_W,

@@ -144,7 +144,7 @@ def test_a_model_computes_the_same_with_and_without_the_kernels(monkeypatch):
     monkeypatch.setattr(implicit, 'serves', lambda dtype: False)
     launched.clear()
     expected = run()
-    # test_relu_conv has a model that runs the others.
+    # The others run in test_relu_conv's model.
     assert kernels == {'output', 'relu_gradient'} and not launched
     close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-3)
 
