@@ -132,6 +132,12 @@ def test_one_relu_may_be_convolved_by_all_members():
     close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5)
 
 
+def test_a_member_by_itself():
+    relu, w = jax.tree.map(lambda v: v[0], operands((5, 4), 32, 32))
+    found, expected = (conv(geometry(every=2))(relu, w) for conv in (ours, plain))
+    close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5)
+
+
 def test_what_is_not_finite_reaches_the_gradients_of_its_member():
     """So that `skip_nonfinite` notices it."""
     relu, w = operands((4, 4), 32, 32)
