@@ -66,9 +66,9 @@ class Layers(NamedTuple):
     def conv_and_input(
         self, x: Input, name: str, features: int, size: int, stride: int = 1, groups: int = 1, every: int = 1
     ) -> tuple[jax.Array | Convolved, Any]:
-        """As `conv`; also returns x as an array, each `every`-th row and column of it: for a shortcut.
+        """As `conv`; also returns what a shortcut reads of x: each `every`-th row and column, as an array.
 
-        Of a relu without a shortcut, in the middle of a block, that is None.
+        None of a relu without a shortcut: it is in the middle of a block, where no shortcut begins.
         """
         run: Callable[..., Any] | None = self.convolution
         if isinstance(x, Relu):

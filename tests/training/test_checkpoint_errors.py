@@ -20,6 +20,16 @@ async def read():
 """
 
 
+@pytest.fixture
+def said(monkeypatch):
+    """What the hook of `hush` passes on."""
+    found = []
+    monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: found.append(str(unraisable.exc_value)))
+    with warnings.catch_warnings():
+        checkpoint_errors.hush()
+    return found
+
+
 @pytest.mark.parametrize(
     ('file', 'begun', 'expected'),
     [
@@ -28,12 +38,9 @@ async def read():
         (ORBAX, True, ['a mistake']),
     ],
 )
-def test_what_is_said_of_a_coroutine_that_is_freed(monkeypatch, file, begun, expected):
-    defined, said = {}, []
+def test_what_is_said_of_a_coroutine_that_is_freed(said, file, begun, expected):
+    defined = {}
     exec(compile(READ, file, 'exec'), defined)
-    monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: said.append(str(unraisable.exc_value)))
-    with warnings.catch_warnings():
-        checkpoint_errors.hush()
     # Warnings are errors and the filter of `hush` is gone, as in a test that comes after one of checkpoints.
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -45,15 +52,11 @@ def test_what_is_said_of_a_coroutine_that_is_freed(monkeypatch, file, begun, exp
     assert said == expected
 
 
-def test_an_error_of_another_finalizer_is_reported(monkeypatch):
+def test_an_error_of_another_finalizer_is_reported(said):
     class Closed:
         def __del__(self):
             raise ValueError('not closed')
 
-    said = []
-    monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: said.append(str(unraisable.exc_value)))
-    with warnings.catch_warnings():
-        checkpoint_errors.hush()
     Closed()
     gc.collect()
     assert said == ['not closed']

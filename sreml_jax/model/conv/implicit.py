@@ -85,7 +85,7 @@ def input_gradient(dy, w, x, g, tiles=TILES):
 
 
 class Shortcut(NamedTuple):
-    """The result of a relu that added a shortcut and the gradient that it has from the next one.
+    """The result of a relu that added a shortcut, and its gradient by the next shortcut.
 
     Attributes:
       y: relu's result, [members, images, height, width, channels].
