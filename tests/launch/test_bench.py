@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from support.paths import ROOT
 from support.tiny import tiny_config
@@ -38,7 +39,13 @@ def test_step(tmp_path, monkeypatch):
 def test_step_beside_pytorch(tmp_path, monkeypatch):
     pytest.importorskip('torch', reason='torch is not installed')
     monkeypatch.setenv('OMP_NUM_THREADS', '1')  # of the peers' processes: this one has the other core
-    small = ('--members=8', '--size=32', '--batch=2', '--conv=grouped', '--peer=loop,vmap')
+    step = importlib.import_module('step')
+    config_of = step.config_of
+    # On one device instead of eight, which would want eight members.
+    monkeypatch.setattr(
+        step, 'config_of', lambda args: ConfigDict(config_of(args).to_dict() | {'gpu_ids': (0,)})
+    )
+    small = ('--members=2', '--size=32', '--batch=2', '--conv=grouped', '--peer=loop,vmap')
     found = figures('step', tmp_path, monkeypatch, *small)
     rates = {name: found[f'PyTorch {name} images/s'] for name in ('loop', 'vmap')}
     fastest = found['fastest PyTorch']
