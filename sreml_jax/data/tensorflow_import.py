@@ -1,8 +1,8 @@
 """The import of tensorflow, quiet and as small as it can be."""
 
-import importlib
 import os
-import sys
+
+from sreml_jax.runtime.imports import import_without
 
 
 def import_tensorflow() -> None:
@@ -10,11 +10,4 @@ def import_tensorflow() -> None:
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # silences its start-up messages
     # On some processors tensorflow advertises oneDNN at every log level; nothing here uses it.
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
-    hidden = 'keras' not in sys.modules
-    if hidden:
-        sys.modules['keras'] = None  # type: ignore[assignment]  # "cannot be imported"
-    try:
-        importlib.import_module('tensorflow')
-    finally:
-        if hidden:
-            del sys.modules['keras']
+    import_without('keras', 'tensorflow')

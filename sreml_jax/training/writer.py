@@ -6,13 +6,15 @@ import logging
 import math
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
 from sreml_jax.runtime import files
+from sreml_jax.runtime.imports import import_without
 from sreml_jax.runtime.progress import ImageProgress
 from sreml_jax.training.epochs import Epochs
 
 log = logging.getLogger(__name__)
+
+# tensorboardX imports torch where it is installed, for over a second, to draw what nothing here draws.
+SummaryWriter = import_without('torch', 'tensorboardX').SummaryWriter
 
 
 class Writer:
