@@ -88,7 +88,7 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
         'x': x_shape, 'w': w_shape, 'strides': geometry.strides, 'groups': geometry.groups, 'gflop': gflop,
     }  # fmt: skip
     for product in PRODUCTS:
-        names = [*algorithms, *['implicit'] * implicit.runs(product, x, w, geometry)]
+        names = [*algorithms, *['implicit'] * implicit.can_run(product, x, w, geometry)]
         seconds = alternate({name: run(name, product, x, w, dy, geometry) for name in names}, args.repeats)
         found[product] = {
             'seconds': seconds,
@@ -96,7 +96,7 @@ def measure(x_shape: tuple, w_shape: tuple, geometry: Geometry, args: argparse.N
             'winner': min(seconds, key=seconds.get),
             'auto': member_conv.automatic(product, x, w, geometry),
         }
-    if implicit.runs('input_gradient', x, w, geometry):
+    if implicit.can_run('input_gradient', x, w, geometry):
         for name, shortcut in (('relu', False), ('relu after shortcut', True)):
             ways = {way: relu_gradient(way, x, w, dy, geometry, shortcut) for way in ('one kernel', 'apart')}
             found[name] = {'seconds': alternate(ways, args.repeats)}

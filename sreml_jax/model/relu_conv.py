@@ -77,7 +77,7 @@ def _with_member_rule(geometry: Geometry, every: int):
 
         relu, w = jax.tree.map(of_all, (relu, w), tuple(in_batched))
         narrow = jax.ShapeDtypeStruct(relu.x.shape, w.dtype)
-        if implicit.runs('input_gradient', narrow, w, geometry):
+        if implicit.can_run('input_gradient', narrow, w, geometry):
             found = _by_kernels(relu, w, geometry, every)
         else:
             y = _result(relu, w.dtype)

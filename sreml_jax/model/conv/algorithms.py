@@ -179,7 +179,7 @@ ALGORITHMS = {
     'winograd': _by_blocks(Algorithm(_winograd, _winograd_input_gradient, _winograd_kernel_gradient)),
 }
 
-# With what only Hopper GPUs run, where `implicit.runs` says so. It is no choice of a config: 'auto' takes it.
+# With what only Hopper GPUs run, where `implicit.can_run` says so. No config can choose it: 'auto' takes it.
 KNOWN = ALGORITHMS | {
     'implicit': Algorithm(implicit.forward, implicit.input_gradient, implicit.kernel_gradient)
 }

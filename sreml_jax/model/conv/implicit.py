@@ -157,7 +157,7 @@ def serves(dtype: Any) -> bool:
     return available() and jnp.dtype(dtype) == jnp.bfloat16
 
 
-def runs(product: str, x: jax.Array | jax.ShapeDtypeStruct, w: jax.Array, g: Geometry) -> bool:
+def can_run(product: str, x: jax.Array | jax.ShapeDtypeStruct, w: jax.Array, g: Geometry) -> bool:
     """Whether the kernels are at hand and take these operands of a product (see `choice.choose`)."""
     members, *window, channels, features = w.shape
     if is_shared(x) and (product != 'forward' or g.groups > 1):

@@ -183,7 +183,7 @@ def automatic(product: str, x: jax.Array, w: jax.Array, geometry: Geometry) -> s
     """Returns the key of `algorithms.KNOWN` by which 'auto' runs a product (see `choice.choose`) here."""
     stride, groups = geometry.strides[0], geometry.groups
     preferred = choice.prefers_implicit(product, w.shape[1:3], groups)
-    if preferred and implicit.runs(product, x, w, geometry):
+    if preferred and implicit.can_run(product, x, w, geometry):
         return 'implicit'
     size = geometry.output_size(x.shape[-3:-1], w.shape[1:3])
     kind = len(w), size, w.shape[1:], stride, groups, is_shared(x)

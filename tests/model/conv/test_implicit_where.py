@@ -17,10 +17,10 @@ def kernels(monkeypatch):
     monkeypatch.setattr(implicit, 'available', lambda: True)
 
 
-def runs(x, w, dtype=jnp.bfloat16, product='forward', **geometry):
+def can_run(x, w, dtype=jnp.bfloat16, product='forward', **geometry):
     """Whether they take operands of these shapes."""
     g = Geometry((1, 1), ((1, 1), (1, 1)), 1)._replace(**geometry)
-    return implicit.runs(product, *(jax.ShapeDtypeStruct(shape, dtype) for shape in (x, w)), g)
+    return implicit.can_run(product, *(jax.ShapeDtypeStruct(shape, dtype) for shape in (x, w)), g)
 
 
 X, W = (2, 3, 4, 4, 32), (2, 3, 3, 32, 32)
@@ -43,14 +43,14 @@ X, W = (2, 3, 4, 4, 32), (2, 3, 3, 32, 32)
     ],
 )
 def test_what_the_kernels_do_not_take_is_left_to_xla(x, w, more, taken, kernels):
-    assert runs(x, w, **more) is taken
+    assert can_run(x, w, **more) is taken
 
 
 @pytest.mark.parametrize(
     ('images', 'features', 'taken'), [(1023, 128, True), (1024, 128, False), (512, 256, False)]
 )
 def test_places_in_memory_fit_int32(images, features, taken, kernels):
-    assert taken is runs((16, images, 32, 32, 128), (16, 3, 3, 128, features))
+    assert taken is can_run((16, images, 32, 32, 128), (16, 3, 3, 128, features))
 
 
 def test_only_bfloat16_on_a_hopper_gpu_with_the_extra_is_served(monkeypatch):
